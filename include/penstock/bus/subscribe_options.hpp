@@ -1,0 +1,107 @@
+// How a subscription is to be.
+// Floor 5, room bus.
+#pragma once
+
+#include <penstock/base/export.hpp>
+#include <penstock/bus/event.hpp>
+#include <penstock/exec/scheduler.hpp>
+
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace penstock {
+
+/// What happens to an event when the channel has no seat.
+enum class overflow {
+  block,        ///< the publisher waits (a handler's output is parked)
+  fail,         ///< the offer is rejected: `full`
+  drop_newest,  ///< the new event is dropped and counted
+  drop_oldest,  ///< the oldest event that has not begun makes room
+  latest,       ///< `drop_oldest` with capacity 1
+};
+
+/// Why `on_drop` is told of an event.
+enum class drop_reason {
+  newest,     ///< refused by `drop_newest`
+  oldest,     ///< evicted by `drop_oldest` or `latest`
+  closed,     ///< a parked output whose target closed
+  timed_out,  ///< a parked output whose deadline passed
+};
+PENSTOCK_API const char* to_string(drop_reason reason) noexcept;
+
+namespace detail {
+struct drop_hook {
+  void* target = nullptr;
+  void (*invoke)(void* target, const void* event, drop_reason reason) noexcept = nullptr;
+  void (*destroy)(void* target) noexcept = nullptr;
+  const std::type_info* event = nullptr;
+};
+}  // namespace detail
+
+/// Options of one subscription. Defaults: capacity 1024, `block`, concurrency 1, the runtime's pool "default".
+/// The setters check nothing; `subscribe` does, and names what is out of range.
+class PENSTOCK_API subscribe_options {
+ public:
+  subscribe_options();
+  subscribe_options(subscribe_options&&) noexcept;
+  subscribe_options& operator=(subscribe_options&&) noexcept;
+  ~subscribe_options();
+
+  /// How many events may wait, exactly; at least 1.
+  subscribe_options& capacity(std::size_t events) & { return capacity_ = events, capacity_set_ = true, *this; }
+  subscribe_options&& capacity(std::size_t events) && { return std::move(capacity(events)); }
+
+  subscribe_options& overflow(penstock::overflow policy) & { return overflow_ = policy, *this; }
+  subscribe_options&& overflow(penstock::overflow policy) && { return std::move(overflow(policy)); }
+
+  /// How many calls may run at once; at least 1. With more than one no order is promised.
+  subscribe_options& concurrency(unsigned calls) & { return concurrency_ = calls, *this; }
+  subscribe_options&& concurrency(unsigned calls) && { return std::move(concurrency(calls)); }
+
+  /// The pool whose workers run the handler.
+  subscribe_options& on(scheduler_ptr pool) & { return pool_ = std::move(pool), *this; }
+  subscribe_options&& on(scheduler_ptr pool) && { return std::move(on(std::move(pool))); }
+
+  /// How many outputs a lane may have parked before a further one is refused with `would_block`. Default 64.
+  subscribe_options& max_parked(std::size_t outputs) & { return max_parked_ = outputs, *this; }
+  subscribe_options&& max_parked(std::size_t outputs) && { return std::move(max_parked(outputs)); }
+
+  /// Told of each drop, once, with the event: `on_drop<order>([](const order&, penstock::drop_reason) noexcept { … })`.
+  /// Runs on the stack of whoever drops, with no lock held; must be noexcept and must not wait. A drop that it causes is
+  /// counted but not told.
+  template <event E, class F>
+  subscribe_options& on_drop(F&& hook) & {
+    using target = std::remove_cvref_t<F>;
+    static_assert(std::is_nothrow_invocable_v<target&, const E&, drop_reason>,
+                  "on_drop takes a noexcept callable as (const E&, penstock::drop_reason)");
+    detail::drop_hook made;
+    made.target = new target(std::forward<F>(hook));
+    made.invoke = [](void* self, const void* event, drop_reason reason) noexcept {
+      (*static_cast<target*>(self))(*static_cast<const E*>(event), reason);
+    };
+    made.destroy = [](void* self) noexcept { delete static_cast<target*>(self); };
+    made.event = &typeid(E);
+    set_drop_hook(made);
+    return *this;
+  }
+  template <event E, class F>
+  subscribe_options&& on_drop(F&& hook) && {
+    return std::move(on_drop<E>(std::forward<F>(hook)));
+  }
+
+ private:
+  friend class subscribe_options_access;
+  void set_drop_hook(detail::drop_hook hook) noexcept;
+
+  std::size_t capacity_ = 1024;
+  bool capacity_set_ = false;
+  penstock::overflow overflow_ = penstock::overflow::block;
+  unsigned concurrency_ = 1;
+  std::size_t max_parked_ = 64;
+  scheduler_ptr pool_;
+  detail::drop_hook drop_hook_;
+};
+
+}  // namespace penstock

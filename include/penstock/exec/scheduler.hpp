@@ -1,0 +1,82 @@
+// The scheduler seam: the one interface through which everything is executed.
+// Floor 2, room exec.
+#pragma once
+
+#include <penstock/base/clock.hpp>
+#include <penstock/base/errc.hpp>
+#include <penstock/base/export.hpp>
+#include <penstock/base/unique_function.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace penstock {
+
+/// Something that can wait in a ready list: a lane. Intrusive, so that scheduling allocates nothing.
+class PENSTOCK_API runnable {
+ public:
+  runnable() noexcept = default;
+  runnable(const runnable&) = delete;
+  runnable& operator=(const runnable&) = delete;
+
+  /// Runs on a worker. `budget` is how many events it may handle before it has to yield; it asks to be scheduled again
+  /// itself. May be left by `abi::__forced_unwind` only.
+  virtual void run(unsigned budget) = 0;
+  /// Called instead of `run` when the scheduler ends with this still in its list.
+  virtual void dropped() noexcept = 0;
+
+  runnable* next_ready = nullptr;    ///< owned by the scheduler while this is in its list
+  std::uint64_t scheduler_mark = 0;  ///< owned by the scheduler: a simulation numbers what it has seen
+
+ protected:
+  ~runnable() = default;
+};
+
+/// A timer that allocates nothing when it is armed: the node lies in whoever waits.
+class timer_node {
+ public:
+  steady_time due{};
+  void (*fire)(timer_node&) noexcept = nullptr;  ///< on the timer thread; must be short, must not wait
+  std::size_t heap_index = not_armed;
+  static constexpr std::size_t not_armed = static_cast<std::size_t>(-1);
+};
+
+/// Arms and disarms timers. Threads: thread-safe.
+class PENSTOCK_API timer_service {
+ public:
+  virtual ~timer_service();
+  /// Errors: not_enough_memory, closed, or invalid_argument when the timer thread cannot start; then nothing is armed.
+  virtual errc arm(timer_node& node) noexcept = 0;
+  /// True: it was armed and will not fire. False: it has fired, is firing now, or was not armed.
+  virtual bool disarm(timer_node& node) noexcept = 0;
+};
+
+/// Where lanes run. Three kinds exist: `worker_pool` (threads), a service's own executor (later), and
+/// `testing::simulation` (one thread, a seed, a virtual clock). Threads: thread-safe.
+class PENSTOCK_API scheduler {
+ public:
+  virtual ~scheduler();
+
+  /// Puts a runnable at the end of the ready list. The caller guarantees that it is in no list now.
+  /// Cost: no allocation. Waits: never.
+  virtual void schedule(runnable& item) noexcept = 0;
+
+  /// The same, called by the item itself as the last thing in `run`: its worker is about to look for work anyway, so no
+  /// other one need be woken.
+  virtual void schedule_again(runnable& item) noexcept { schedule(item); }
+
+  /// Runs `work` once, on some worker. Order: none promised.
+  /// Errors: closed, not_enough_memory; then `work` has been destroyed unrun.
+  /// A publish from `work` that would have to wait is refused with `would_block`, unless the pool may wait.
+  [[nodiscard]] virtual errc post(unique_function<void()> work) = 0;
+
+  virtual const clock& time() const noexcept = 0;
+  virtual timer_service& timers() noexcept = 0;
+  virtual const std::string& name() const noexcept = 0;
+};
+
+using scheduler_ptr = std::shared_ptr<scheduler>;
+
+}  // namespace penstock

@@ -1,0 +1,78 @@
+// Worker threads that run lanes and posted work.
+// Floor 2, room exec.
+#pragma once
+
+#include <penstock/base/failure.hpp>
+#include <penstock/exec/scheduler.hpp>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace penstock {
+
+/// What an idle worker does before it sleeps.
+enum class wait_strategy {
+  park,            ///< sleeps at once: idle costs nothing, a wake-up costs the publisher a system call
+  spin_then_park,  ///< looks again for `spin_time`, then sleeps
+};
+
+/// How a pool is built.
+class PENSTOCK_API worker_pool_options {
+ public:
+  worker_pool_options();
+  worker_pool_options(worker_pool_options&&) noexcept;
+  worker_pool_options& operator=(worker_pool_options&&) noexcept;
+  ~worker_pool_options();
+
+  /// How many threads; at least 1. Default: the machine's cores, at least 2.
+  worker_pool_options& threads(unsigned count) &;
+  worker_pool_options&& threads(unsigned count) &&;
+  /// How many events a lane may handle before it yields its worker; at least 1. Default 64.
+  worker_pool_options& budget(unsigned events) &;
+  worker_pool_options&& budget(unsigned events) &&;
+  /// What an idle worker does. Default: park. The spin time is clamped to 1 ms.
+  worker_pool_options& wait(wait_strategy strategy, std::chrono::nanoseconds spin_time = std::chrono::microseconds(20)) &;
+  worker_pool_options&& wait(wait_strategy strategy,
+                             std::chrono::nanoseconds spin_time = std::chrono::microseconds(20)) &&;
+  /// Whether posted work may wait (a blocking pool). Such a pool serves no subscription. Default: no.
+  worker_pool_options& may_wait(bool yes) &;
+  worker_pool_options&& may_wait(bool yes) &&;
+  /// Called first thing on each started thread with its index, for affinity or naming. What it throws fails the start.
+  worker_pool_options& on_thread_start(unique_function<void(unsigned)> hook) &;
+  worker_pool_options&& on_thread_start(unique_function<void(unsigned)> hook) &&;
+  /// Called when posted work throws, or when a worker was lost to thread cancellation and has been replaced.
+  worker_pool_options& on_failure(unique_function<void(const failure&)> hook) &;
+  worker_pool_options&& on_failure(unique_function<void(const failure&)> hook) &&;
+
+  struct fields;
+  const fields& get() const noexcept { return *fields_; }
+  fields& get() noexcept { return *fields_; }
+
+ private:
+  std::unique_ptr<fields> fields_;
+};
+
+/// A pool of own threads. Its workers block all signals; their names are the pool's name and a number.
+class PENSTOCK_API worker_pool : public scheduler {
+ public:
+  /// Starts the threads. Throws std::system_error when one cannot start, after the others have been joined; `errc::invalid_argument` for
+  /// zero threads, a zero budget, or an empty name.
+  static std::shared_ptr<worker_pool> start(std::string_view name, worker_pool_options options);
+  static std::shared_ptr<worker_pool> start(std::string_view name);
+
+  /// Takes no more work, lets running calls end, drops what is queued, and joins the threads until `deadline`.
+  /// Returns how many threads were still inside a call and have been left to themselves (they keep only the pool's core alive).
+  /// Threads: any; on one of its own workers it joins the others and does not wait for itself.
+  virtual unsigned stop(steady_time deadline) noexcept = 0;
+
+  /// Runnables waiting for a worker, and workers asleep: a look from outside, already old when it returns.
+  virtual std::size_t ready_approx() const noexcept = 0;
+  virtual unsigned parked_approx() const noexcept = 0;
+  virtual unsigned threads() const noexcept = 0;
+  virtual bool may_wait() const noexcept = 0;
+};
+
+}  // namespace penstock

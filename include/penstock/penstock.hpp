@@ -1,0 +1,8 @@
+// Everything a service needs, without Asio, spdlog or concurrentqueue behind it.
+// Floor 7: the light umbrella.
+#pragma once
+
+#include <penstock/base/version.hpp>
+#include <penstock/bus/event_bus.hpp>
+#include <penstock/exec/worker_pool.hpp>
+#include <penstock/runtime/runtime.hpp>

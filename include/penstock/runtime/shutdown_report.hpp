@@ -1,0 +1,53 @@
+// What a shutdown left behind.
+// Floor 7, room runtime.
+#pragma once
+
+#include <penstock/base/export.hpp>
+#include <penstock/bus/ledger.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace penstock {
+
+/// One subscription at the end of a shutdown.
+struct subscription_report {
+  std::string name;
+  std::string event;
+  penstock::ledger ledger;
+};
+
+/// A call that had not ended at the deadline.
+struct stuck_call {
+  std::string subscription;
+  std::string event;
+  std::uint64_t sequence = 0;
+  std::chrono::nanoseconds at_least{};  ///< how long it has been running, at least
+  std::string file;                     ///< where its subscription was made
+  unsigned line = 0;
+};
+
+/// The account of one shutdown. Every ledger in it balances.
+class PENSTOCK_API shutdown_report {
+ public:
+  shutdown_report();
+
+  /// Everything offered was handled, filtered, failed or refused by its policy: nothing was discarded, nothing is stuck.
+  bool clean() const noexcept;
+  /// Events that had a seat and were never begun, in all subscriptions.
+  std::uint64_t undelivered() const noexcept;
+
+  std::string reason;
+  std::chrono::nanoseconds elapsed{};
+  bool drained = false;  ///< everything came to rest before the deadline
+  std::vector<subscription_report> subscriptions;
+  std::vector<stuck_call> stuck;
+  unsigned abandoned_workers = 0;  ///< threads left inside a stuck call
+};
+
+/// Several lines for people: one per subscription, then what is stuck.
+PENSTOCK_API std::string to_string(const shutdown_report& report);
+
+}  // namespace penstock

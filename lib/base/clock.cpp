@@ -1,0 +1,30 @@
+// The one place that reads the machine's steady clock.
+// Floor 0, room base.
+#include <penstock/base/clock.hpp>
+
+namespace penstock {
+
+clock::~clock() = default;
+
+namespace {
+
+class steady final : public clock {
+ public:
+  steady_time now() const noexcept override {
+    return std::chrono::time_point_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now());
+  }
+};
+
+constinit const steady the_steady_clock;
+
+}  // namespace
+
+const clock& real_clock() noexcept { return the_steady_clock; }
+
+steady_time deadline_after(steady_time now, std::chrono::nanoseconds wait) noexcept {
+  if (wait <= std::chrono::nanoseconds::zero()) return now;
+  if (wait >= no_deadline - now) return no_deadline;
+  return now + wait;
+}
+
+}  // namespace penstock

@@ -1,0 +1,17 @@
+// Names for clang's thread-safety attributes; empty elsewhere.
+// Floor 0, room base.
+#pragma once
+
+#if defined(__clang__)
+#define PENSTOCK_THREAD_ATTRIBUTE(x) __attribute__((x))
+#else
+#define PENSTOCK_THREAD_ATTRIBUTE(x)
+#endif
+
+#define PENSTOCK_CAPABILITY(name) PENSTOCK_THREAD_ATTRIBUTE(capability(name))
+#define PENSTOCK_SCOPED_CAPABILITY PENSTOCK_THREAD_ATTRIBUTE(scoped_lockable)
+#define PENSTOCK_GUARDED_BY(m) PENSTOCK_THREAD_ATTRIBUTE(guarded_by(m))
+#define PENSTOCK_REQUIRES(...) PENSTOCK_THREAD_ATTRIBUTE(requires_capability(__VA_ARGS__))
+#define PENSTOCK_ACQUIRE(...) PENSTOCK_THREAD_ATTRIBUTE(acquire_capability(__VA_ARGS__))
+#define PENSTOCK_RELEASE(...) PENSTOCK_THREAD_ATTRIBUTE(release_capability(__VA_ARGS__))
+#define PENSTOCK_EXCLUDES(...) PENSTOCK_THREAD_ATTRIBUTE(locks_excluded(__VA_ARGS__))

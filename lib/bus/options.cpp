@@ -1,0 +1,49 @@
+// Options of a subscription.
+// Floor 5, room bus.
+#include <penstock/bus/subscribe_options.hpp>
+
+#include <utility>
+
+namespace penstock {
+
+const char* to_string(drop_reason reason) noexcept {
+  switch (reason) {
+    case drop_reason::newest: return "newest";
+    case drop_reason::oldest: return "oldest";
+    case drop_reason::closed: return "closed";
+    case drop_reason::timed_out: return "timed_out";
+  }
+  return "unknown";
+}
+
+subscribe_options::subscribe_options() = default;
+
+subscribe_options::subscribe_options(subscribe_options&& other) noexcept
+    : capacity_(other.capacity_),
+      capacity_set_(other.capacity_set_),
+      overflow_(other.overflow_),
+      concurrency_(other.concurrency_),
+      max_parked_(other.max_parked_),
+      pool_(std::move(other.pool_)),
+      drop_hook_(std::exchange(other.drop_hook_, {})) {}
+
+subscribe_options& subscribe_options::operator=(subscribe_options&& other) noexcept {
+  if (this == &other) return *this;
+  capacity_ = other.capacity_;
+  capacity_set_ = other.capacity_set_;
+  overflow_ = other.overflow_;
+  concurrency_ = other.concurrency_;
+  max_parked_ = other.max_parked_;
+  pool_ = std::move(other.pool_);
+  set_drop_hook(std::exchange(other.drop_hook_, {}));
+  return *this;
+}
+
+subscribe_options::~subscribe_options() { set_drop_hook({}); }
+
+void subscribe_options::set_drop_hook(detail::drop_hook hook) noexcept {
+  if (drop_hook_.target != nullptr) drop_hook_.destroy(drop_hook_.target);
+  drop_hook_ = hook;
+}
+
+}  // namespace penstock

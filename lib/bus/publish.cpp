@@ -1,0 +1,417 @@
+// One publish: the span is offered to each member; who must wait stands in line; the caller learns what came of it.
+// Floor 5, room bus.
+#include "bus/bus_core.hpp"
+#include "bus/result_builder.hpp"
+#include "bus/subscription_core.hpp"
+#include "bus/topic.hpp"
+#include "exec/context.hpp"
+#include "sync/parker.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <optional>
+#include <stop_token>
+
+namespace penstock::detail {
+namespace {
+
+const void* payload_at(const sync::channel& channel, const std::byte* events, std::size_t index) noexcept {
+  const std::byte* at = events + index * channel.payload_bytes();
+  if (!channel.blocks()) return at;
+  const void* block = nullptr;
+  std::memcpy(&block, at, sizeof block);
+  return block;
+}
+
+// --- a thread that waits -----------------------------------------------------------------------------------------------
+
+class thread_wait;
+
+struct thread_node : sync::waiter {
+  thread_wait* call = nullptr;
+  ref_ptr<subscription_core> core;  // a waiting publish holds the channels it waits for, not the topic's snapshot
+  std::size_t offered_before = 0;   // events of the span decided before it got in line
+  bool taken_out = false;           // settled by the waiting thread itself
+};
+
+/// One publish of one thread, waiting at any number of channels at once. Lives on that thread's stack.
+///
+/// word_: low bits: lines it still stands in; bit 30: poked (look at your token); bit 31: asleep. Whoever takes it to no
+/// open lines wakes the thread by the word's address and touches nothing after, for the stack may be gone.
+class thread_wait {
+ public:
+  explicit thread_wait(std::size_t most) noexcept : most_(most) {}
+  thread_wait(const thread_wait&) = delete;
+  thread_wait& operator=(const thread_wait&) = delete;
+  ~thread_wait() {
+    // Only when waiting itself was unwound (a simulation that ends): no line may keep a node of this stack.
+    if ((word_.load() & open_lines) != 0) give_up(errc::cancelled);
+  }
+
+  /// A node to stand in line with; null when there is no memory. Beyond four lines one allocation serves all.
+  thread_node* next_node() noexcept {
+    if (count_ < near) return &near_[count_];
+    if (far_ == nullptr) far_.reset(new (std::nothrow) thread_node[most_ - near]);
+    return far_ != nullptr ? &far_[count_ - near] : nullptr;
+  }
+  void keep(thread_node& node, subscription_core& core, std::size_t before) noexcept {
+    node.core = ref_ptr<subscription_core>::share(&core);
+    node.offered_before = before;
+    ++count_;
+  }
+  void prepare(thread_node& node) noexcept {
+    node.call = this;
+    node.settle = [](sync::waiter& settled) noexcept { static_cast<thread_node&>(settled).call->one_less(); };
+    word_.fetch_add(1);
+  }
+  void unprepare() noexcept { word_.fetch_sub(1); }
+
+  bool any() const noexcept { return count_ > 0; }
+  std::size_t count() const noexcept { return count_; }
+  thread_node& node(std::size_t index) noexcept { return index < near ? near_[index] : far_[index - near]; }
+
+  void wait(const clock& time, steady_time deadline, const std::stop_token* stop) {
+    struct poke {
+      thread_wait& call;
+      void operator()() const noexcept {
+        call.word_.fetch_or(poked);
+        sync::unpark_all(&call.word_);
+      }
+    };
+    if (stop != nullptr) {
+      std::stop_callback<poke> callback(*stop, poke{*this});
+      wait_until_decided(time, deadline, stop);
+    } else {
+      wait_until_decided(time, deadline, nullptr);
+    }
+  }
+
+ private:
+  static constexpr std::size_t near = 4;
+  static constexpr std::uint32_t asleep = std::uint32_t{1} << 31;
+  static constexpr std::uint32_t poked = std::uint32_t{1} << 30;
+  static constexpr std::uint32_t open_lines = poked - 1;
+  /// A lane may put off telling who has been admitted (one wake-up for many); after this time the thread looks by itself,
+  /// once, and is told at once from then on.
+  static constexpr std::chrono::milliseconds first_look{8};
+
+  void one_less() noexcept {
+    const void* address = &word_;
+    const std::uint32_t before = word_.fetch_sub(1);
+    if ((before & open_lines) == 1 && (before & asleep) != 0) sync::unpark_all(address);
+  }
+
+  void wait_until_decided(const clock& time, steady_time deadline, const std::stop_token* stop) {
+    const steady_time look = deadline_after(time.now(), first_look);
+    bool looked = false;
+    bool given_up = false;
+    for (;;) {
+      std::uint32_t word = word_.load();
+      if ((word & open_lines) == 0) return;
+      if (!given_up) {
+        const bool cancelled = stop != nullptr && stop->stop_requested();
+        if (cancelled || (deadline != no_deadline && time.now() >= deadline)) {
+          give_up(cancelled ? errc::cancelled : errc::timed_out);
+          given_up = true;  // lines left now are being settled by a lane this moment
+          continue;
+        }
+        if (!looked && time.now() >= look) {
+          looked = true;
+          for (std::size_t i = 0; i < count_; ++i) {
+            thread_node& each = node(i);
+            if (!each.taken_out && each.core->channel.ask_to_be_told(each)) take_out(each);
+          }
+          continue;
+        }
+      }
+      if ((word & asleep) == 0) {
+        if (!word_.compare_exchange_strong(word, word | asleep)) continue;
+        word |= asleep;
+      }
+      steady_time next = given_up ? no_deadline : deadline;
+      if (!given_up && !looked && look < next) next = look;
+      sync::park(word_, word, next);
+    }
+  }
+
+  void give_up(errc why) noexcept {
+    for (std::size_t i = 0; i < count_; ++i) {
+      thread_node& each = node(i);
+      if (each.taken_out) continue;
+      if (each.core->channel.withdraw(each, why) != sync::channel::withdrawal::settled_elsewhere) take_out(each);
+    }
+  }
+  void take_out(thread_node& taken) noexcept {
+    taken.taken_out = true;
+    word_.fetch_sub(1);
+  }
+
+  const std::size_t most_;
+  std::size_t count_ = 0;
+  sync::atomic<std::uint32_t> word_{0};
+  thread_node near_[near];
+  std::unique_ptr<thread_node[]> far_;
+};
+
+// --- a handler's output that is parked ---------------------------------------------------------------------------------
+
+/// Stands in the target's line after the handler's publish has returned. Owned by the line and, while armed, by its timer.
+class parked_output : public sync::waiter {
+ public:
+  /// Null: no memory.
+  static parked_output* make(lane& producer, subscription_core& target, const std::byte* events,
+                             std::size_t count) noexcept {
+    const std::size_t bytes = count * target.channel.payload_bytes();
+    void* memory = std::malloc(sizeof(parked_output) + bytes);
+    if (memory == nullptr) return nullptr;
+    auto* made = ::new (memory) parked_output(producer, target, count);
+    std::memcpy(made->storage(), events, bytes);
+    if (target.channel.blocks())
+      for (std::size_t i = 0; i < count; ++i) retain_block(const_cast<void*>(payload_at(target.channel, made->storage(), i)));
+    return made;
+  }
+  std::byte* storage() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
+
+  /// Before it gets in line, so that the timer cannot come too late.
+  errc arm(steady_time deadline) noexcept {
+    if (deadline == no_deadline) return errc::none;
+    timer_.node.due = deadline;
+    timer_.node.fire = [](timer_node& fired) noexcept {
+      reinterpret_cast<timer_slot&>(fired).owner->deadline_passed();
+    };
+    owners_.store(2);
+    armed_ = true;
+    const errc failed = producer_core_->pool->timers().arm(timer_.node);
+    if (failed != errc::none) {
+      armed_ = false;
+      owners_.store(1);
+    }
+    return failed;
+  }
+
+  /// It did not need the line after all, or may not stand in it. Forgets without telling anybody.
+  void discard() noexcept {
+    disarm();
+    drop_owner();
+  }
+
+ private:
+  struct timer_slot {
+    timer_node node;
+    parked_output* owner = nullptr;
+  };
+
+  parked_output(lane& producer, subscription_core& target, std::size_t count) noexcept
+      : producer_(producer),
+        producer_core_(ref_ptr<subscription_core>::share(producer.core)),
+        target_(ref_ptr<subscription_core>::share(&target)),
+        count_(count) {
+    timer_.owner = this;
+    parked = true;
+    tell_at_once = true;
+    settle = [](waiter& settled) noexcept { static_cast<parked_output&>(settled).decided(); };
+  }
+  ~parked_output() = default;
+
+  void decided() noexcept {
+    if (why != errc::none) {
+      const drop_reason reason = why == errc::timed_out ? drop_reason::timed_out : drop_reason::closed;
+      for (std::size_t i = count_ - remaining; i < count_; ++i)
+        target_->tell_drop(payload_at(target_->channel, storage(), i), reason);
+    }
+    producer_.output_decided();
+    disarm();
+    drop_owner();
+  }
+
+  void deadline_passed() noexcept {
+    if (target_->channel.withdraw(*this, errc::timed_out) == sync::channel::withdrawal::withdrawn) {
+      armed_ = false;
+      decided();
+    }
+    drop_owner();
+  }
+
+  void disarm() noexcept {
+    if (armed_ && producer_core_->pool->timers().disarm(timer_.node)) drop_owner();
+  }
+
+  void drop_owner() noexcept {
+    if (owners_.fetch_sub(1) != 1) return;
+    if (target_->channel.blocks())
+      for (std::size_t i = 0; i < count_; ++i)
+        release_block(const_cast<void*>(payload_at(target_->channel, storage(), i)));
+    this->~parked_output();
+    std::free(this);
+  }
+
+  lane& producer_;
+  const ref_ptr<subscription_core> producer_core_;
+  const ref_ptr<subscription_core> target_;
+  const std::size_t count_;
+  bool armed_ = false;  // not changed while it stands in a line, but by the timer that has just fired
+  timer_slot timer_;
+  sync::atomic<std::uint32_t> owners_{1};
+};
+static_assert(alignof(parked_output) <= alignof(std::max_align_t));
+
+// --- one publish -------------------------------------------------------------------------------------------------------
+
+class publishing {
+ public:
+  publishing(const publish_request& request, std::size_t members) noexcept
+      : request_(request),
+        events_(static_cast<const std::byte*>(request.events)),
+        members_(members),
+        result_(request.count) {}
+
+  void offer(subscription_core& member) noexcept {
+    sync::offer_outcome outcome;
+    const bool decided = member.channel.offer_quickly(events_, request_.count, outcome);
+    if (outcome.wake) {
+      member.wake();
+      outcome.wake = false;
+    }
+    if (decided && outcome.accepted == request_.count) {
+      result_.accepted(request_.count);
+      return;
+    }
+    if (!decided) offer_rest(member, outcome);
+    tally(member, outcome);
+  }
+
+  publish_result finish(const clock& time) {
+    if (lines_ && lines_->any()) {
+      lines_->wait(time, request_.deadline, request_.stop);
+      for (std::size_t i = 0; i < lines_->count(); ++i) {
+        const thread_node& each = lines_->node(i);
+        result_.accepted(each.admitted);
+        if (each.why == errc::none) continue;
+        result_.rejected(each.core->name, each.why, each.remaining);
+        result_.refused_from(each.offered_before + each.admitted);
+        result_.error(each.why);
+      }
+    }
+    return result_.take();
+  }
+
+ private:
+  static std::size_t decided_of(const sync::offer_outcome& outcome) noexcept {
+    return outcome.accepted + outcome.dropped + outcome.rejected + outcome.unmatched;
+  }
+
+  // The slow way: full, others in line, evicting, closing, or the first event of all.
+  void offer_rest(subscription_core& member, sync::offer_outcome& outcome) noexcept {
+    alignas(largest_in_place_align) std::byte evicted[largest_in_place];
+    exec::context* context = exec::current_context();
+    auto patience = sync::offer_patience::never;
+    errc refusal = errc::full;
+    thread_node* mine = nullptr;
+    parked_output* parked = nullptr;
+    lane* producer = nullptr;
+    const std::size_t before = decided_of(outcome);
+    if (request_.wait == wait_mode::may_wait && member.channel.waits_when_full()) {
+      if (context == nullptr) {
+        if (!lines_) lines_.emplace(members_);
+        mine = lines_->next_node();
+        refusal = errc::not_enough_memory;
+        if (mine != nullptr) lines_->prepare(*mine);
+      } else if (context->kind == exec::context_kind::lane) {
+        producer = static_cast<lane*>(context->lane);
+        refusal = errc::would_block;
+        if (producer->begin_output()) {
+          parked = parked_output::make(*producer, member, events_ + before * member.channel.payload_bytes(),
+                                       request_.count - before);
+          if (parked != nullptr && parked->arm(request_.deadline) != errc::none) {
+            parked->discard();
+            parked = nullptr;
+          }
+          if (parked == nullptr) {
+            refusal = errc::not_enough_memory;
+            producer->output_decided();
+          }
+        }
+      } else {
+        refusal = errc::would_block;
+      }
+      if (mine != nullptr || parked != nullptr) patience = sync::offer_patience::line;
+    }
+    sync::waiter* place = mine != nullptr ? static_cast<sync::waiter*>(mine) : parked;
+    do {
+      const std::size_t done = decided_of(outcome);
+      outcome.evicted = false;
+      const std::byte* rest = events_ + done * member.channel.payload_bytes();
+      if (parked != nullptr) rest = parked->storage();
+      member.channel.offer_slowly(rest, request_.count - done, patience, refusal, place, evicted, outcome);
+      if (outcome.wake) {
+        member.wake();
+        outcome.wake = false;
+      }
+      if (outcome.evicted) {
+        const void* payload = payload_at(member.channel, evicted, 0);
+        member.tell_drop(payload, drop_reason::oldest);
+        if (member.channel.blocks()) release_block(const_cast<void*>(payload));
+      }
+    } while (outcome.again);
+    if (outcome.queued_in_line) {
+      if (mine != nullptr)
+        lines_->keep(*mine, member, decided_of(outcome));
+      else
+        result_.parked(request_.count - decided_of(outcome));
+    } else if (mine != nullptr) {
+      lines_->unprepare();
+    } else if (parked != nullptr) {
+      parked->discard();
+      producer->output_decided();
+    }
+    // A refusal that is not the policy's is the call's error.
+    if (outcome.rejected > 0 && outcome.why != errc::full) result_.error(outcome.why);
+  }
+
+  void tally(subscription_core& member, const sync::offer_outcome& outcome) noexcept {
+    result_.accepted(outcome.accepted);
+    if (outcome.rejected > 0) {
+      result_.rejected(member.name, outcome.why, outcome.rejected);
+      result_.refused_from(outcome.accepted);
+    }
+    if (outcome.dropped > 0) {
+      result_.dropped(member.name, outcome.dropped);
+      result_.refused_from(outcome.accepted);
+      if (member.has_drop_hook())
+        for (std::size_t i = request_.count - outcome.dropped; i < request_.count; ++i)
+          member.tell_drop(payload_at(member.channel, events_, i), drop_reason::newest);
+    }
+  }
+
+  const publish_request& request_;
+  const std::byte* const events_;
+  const std::size_t members_;
+  result_builder result_;
+  std::optional<thread_wait> lines_;  // only built by a publish that may have to wait
+};
+
+}  // namespace
+
+publish_result topic::publish(const publish_request& request) {
+  if (const errc refused = bus_->admission(); refused != errc::none) return publish_result(refused);
+  snapshot& seen = enter();
+  if (seen.count == 0) {
+    leave(seen);
+    return publish_unmatched(request.count);
+  }
+  publishing call(request, seen.count);
+  for (std::size_t i = 0; i < seen.count; ++i) call.offer(*seen.members()[i]);
+  leave(seen);
+  return call.finish(bus_->time());
+}
+
+publish_result topic::publish_unmatched(std::size_t count) noexcept {
+  if (const errc refused = bus_->admission(); refused != errc::none) return publish_result(refused);
+  bus_->report_unmatched(identity.name);
+  result_builder result(count);
+  return result.take();
+}
+
+}  // namespace penstock::detail

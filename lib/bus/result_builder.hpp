@@ -1,0 +1,50 @@
+// Fills a publish_result.
+// Floor 5, room bus.
+#pragma once
+
+#include <penstock/bus/publish_result.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace penstock {
+
+class result_builder {
+ public:
+  explicit result_builder(std::size_t events) noexcept { result_.prefix_ = events; }
+
+  void accepted(std::uint64_t events) noexcept {
+    result_.matched_ += events;
+    result_.accepted_ += events;
+  }
+  void parked(std::uint64_t events) noexcept {
+    result_.matched_ += events;
+    result_.parked_ += events;
+  }
+  void dropped(const std::string& subscription, std::uint64_t events) noexcept {
+    result_.matched_ += events;
+    result_.dropped_ += events;
+    name(subscription, errc::full, events);
+  }
+  void rejected(const std::string& subscription, errc why, std::uint64_t events) noexcept {
+    result_.matched_ += events;
+    result_.rejected_ += events;
+    name(subscription, why, events);
+  }
+  /// One member refused all events from `index` on.
+  void refused_from(std::size_t index) noexcept {
+    if (index < result_.prefix_) result_.prefix_ = index;
+  }
+  /// The first one stays.
+  void error(errc why) noexcept {
+    if (result_.error_ == errc::none) result_.error_ = why;
+  }
+  publish_result take() noexcept { return static_cast<publish_result&&>(result_); }
+
+ private:
+  void name(const std::string& subscription, errc why, std::uint64_t events) noexcept;
+  publish_result result_;
+};
+
+}  // namespace penstock

@@ -1,0 +1,90 @@
+// A topic: its membership as a sequence of snapshots, and the offer of a span to all members.
+// Floor 5, room bus.
+#pragma once
+
+#include "base/mutex.hpp"
+#include "base/ref_count.hpp"
+#include "bus/subscription_core.hpp"
+#include "sync/atomic.hpp"
+
+#include <penstock/bus/publisher.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace penstock::detail {
+
+/// The members at one version of a topic. Freed by the last publish that entered while it was current.
+struct snapshot {
+  /// Publishes that left, less (once it is no longer current) publishes that entered: 0 then means nobody is inside.
+  sync::atomic<std::int64_t> balance{0};
+  std::uint16_t slot = 0;
+  std::size_t count = 0;
+  subscription_core** members() noexcept { return reinterpret_cast<subscription_core**>(this + 1); }
+};
+
+/// What was agreed on when the topic was made.
+struct topic_identity {
+  std::string key;   ///< the given name, or the mangled type name
+  std::string name;  ///< for people
+  const void* private_type = nullptr;  ///< the type's address, when its name does not identify it
+  std::size_t size = 0;
+  std::size_t align = 1;
+  bool in_place = false;
+  std::uint32_t schema = 0;
+};
+
+/// tail_ is one word: bits 48 to 63 the slot of the current snapshot, bits 0 to 47 how many publishes have entered it. So one
+/// addition gives a publish both its place and, exactly at that place, its membership: each subscribe and each leave is
+/// a cut between two publishes. The two halves of the count (here, and `balance`) are a split reference count on the
+/// snapshot. Source: split counts are folklore; see Anthony Williams, "C++ Concurrency in Action", 7.2.4.
+class topic final : public ref_counted<topic> {
+ public:
+  topic(ref_ptr<bus_core> bus, topic_identity&& identity);
+  ~topic();
+
+  publish_result publish(const publish_request& request);
+  bool matched() const noexcept { return member_count_.load() > 0; }
+  publish_result publish_unmatched(std::size_t count) noexcept;
+
+  /// Throws std::bad_alloc, or std::system_error when 65,535 versions are in use; then nothing has changed.
+  void add(subscription_core& member);
+  void remove(subscription_core& member) noexcept;
+
+  const topic_identity identity;
+  bus_core& bus() const noexcept { return *bus_; }
+  std::uint32_t handles = 0;  ///< guarded by the bus's mutex: publishers and subscriptions
+
+  /// For tests: makes the next version come after so few publishes.
+  void renew_after(std::uint64_t publishes) noexcept { renew_after_ = publishes; }
+
+ private:
+  static constexpr unsigned slot_shift = 48;
+  static constexpr std::uint64_t entered_mask = (std::uint64_t{1} << slot_shift) - 1;
+  static constexpr unsigned segments = 14;
+  static constexpr std::size_t first_segment = 8;
+
+  snapshot& enter() noexcept;
+  void leave(snapshot& seen) noexcept;
+  snapshot* allocate_snapshot(std::size_t members) PENSTOCK_REQUIRES(m_);
+  void make_current(snapshot& made) noexcept PENSTOCK_REQUIRES(m_);
+  void retire(snapshot& old, std::uint64_t entered) noexcept;
+  void free_snapshot(snapshot& dead) noexcept;
+  sync::atomic<snapshot*>* place(std::uint16_t slot) noexcept;
+  void renew() noexcept;
+
+  const ref_ptr<bus_core> bus_;
+  std::uint64_t renew_after_ = std::uint64_t{1} << 47;
+
+  alignas(64) sync::atomic<std::uint64_t> tail_{0};
+  alignas(64) sync::atomic<std::size_t> member_count_{0};
+  /// Slots in segments of 8, 8, 16, 32, …; a slot is free when it holds null.
+  sync::atomic<sync::atomic<snapshot*>*> segments_[segments] = {};
+  sync::atomic<snapshot*> first_slots_[first_segment] = {};
+
+  mutex m_;  // protects the membership; taken with no other lock held
+  snapshot* current_ PENSTOCK_GUARDED_BY(m_) = nullptr;
+};
+
+}  // namespace penstock::detail

@@ -1,0 +1,36 @@
+// In what capacity the running code was called: as a lane, as posted work, or inside a hook.
+// Floor 2, room exec.
+#pragma once
+
+#include <penstock/base/export.hpp>
+
+namespace penstock::exec {
+
+enum class context_kind {
+  lane,    ///< a handler: waiting publishes park, close never blocks
+  worker,  ///< posted work on a pool that may not wait: what would wait is refused
+  hook,    ///< a user hook (on_drop, on_failure, …): may not wait either
+};
+
+/// Lives on the stack of whoever calls user code.
+struct context {
+  context_kind kind;
+  void* lane = nullptr;  ///< for `lane`: the bus's lane
+};
+
+/// The context of the running code; null on a thread that may wait. Compiled: see this_thread_slot.
+PENSTOCK_API context* current_context() noexcept;
+
+/// Makes a context current for a scope. A null one means: this thread may wait here.
+class PENSTOCK_API context_scope {
+ public:
+  explicit context_scope(context* made) noexcept;
+  ~context_scope();
+  context_scope(const context_scope&) = delete;
+  context_scope& operator=(const context_scope&) = delete;
+
+ private:
+  void* before_;
+};
+
+}  // namespace penstock::exec

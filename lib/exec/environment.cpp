@@ -1,0 +1,47 @@
+// Real threads and real time for a runtime.
+// Floor 2, room exec.
+#include <penstock/exec/environment.hpp>
+
+#include "exec/pool_core.hpp"
+#include "exec/timer_thread.hpp"
+
+#include <utility>
+#include <vector>
+
+namespace penstock {
+namespace {
+
+class real final : public execution_environment {
+ public:
+  const clock& time() const noexcept override { return real_clock(); }
+
+  scheduler_ptr make_pool(std::string_view name, worker_pool_options options) override {
+    auto pool = exec::start_pool(name, std::move(options), real_clock(), timers_);
+    lock_guard lock(m_);
+    pools_.push_back(pool);
+    return pool;
+  }
+
+  unsigned stop_pools(steady_time deadline) noexcept override {
+    std::vector<std::shared_ptr<worker_pool>> pools;
+    {
+      lock_guard lock(m_);
+      pools.swap(pools_);
+    }
+    unsigned left = 0;
+    for (const auto& pool : pools) left += pool->stop(deadline);
+    timers_->stop();
+    return left;
+  }
+
+ private:
+  std::shared_ptr<exec::timer_thread> timers_ = std::make_shared<exec::timer_thread>(real_clock());
+  mutex m_;  // protects pools_; taken with no other lock held
+  std::vector<std::shared_ptr<worker_pool>> pools_ PENSTOCK_GUARDED_BY(m_);
+};
+
+}  // namespace
+
+std::shared_ptr<execution_environment> real_environment() { return std::make_shared<real>(); }
+
+}  // namespace penstock

@@ -1,0 +1,61 @@
+// What the workers of a pool share; outlives the pool's handle while a worker is in a call.
+// Floor 2, room exec.
+#pragma once
+
+#include "base/mutex.hpp"
+#include "exec/posted_queue.hpp"
+#include "exec/ready_list.hpp"
+#include "exec/worker_pool_options.hpp"
+
+#include <cstdint>
+#include <exception>
+#include <list>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+
+namespace penstock::exec {
+
+class pool_core : public std::enable_shared_from_this<pool_core> {
+ public:
+  pool_core(std::string name, worker_pool_options options, const clock& time);
+
+  /// Throws std::system_error, or what the start hook threw; then no thread is left.
+  void start_workers();
+  unsigned stop(steady_time deadline) noexcept;
+  errc post(unique_function<void()> work) noexcept;
+  /// After the list has stopped: tells what is left that nobody will run it.
+  void drop_left() noexcept;
+
+  const std::string name;
+  worker_pool_options::fields options;
+  const clock& time;
+  ready_list list;
+  posted_queue posted;
+
+ private:
+  struct worker {
+    unsigned index = 0;
+    std::thread thread;
+    ready_list::sleeper sleeper;
+    bool ended = false;  // guarded by workers_m_
+  };
+  void start_one(unsigned index);
+  void run_worker(worker& self);
+  void run_posted();
+  void worker_lost(worker& self) noexcept;
+  void report(const failure& record) noexcept;
+
+  mutex workers_m_;  // protects what follows; taken with no other lock held
+  std::list<worker> workers_ PENSTOCK_GUARDED_BY(workers_m_);
+  unsigned started_ PENSTOCK_GUARDED_BY(workers_m_) = 0;
+  std::exception_ptr start_error_ PENSTOCK_GUARDED_BY(workers_m_);
+  sync::atomic<std::uint32_t> changes_{0};  // moves when a worker has started or ended
+};
+
+/// Starts a pool on a given clock and timer service. Throws what `worker_pool::start` throws.
+std::shared_ptr<worker_pool> start_pool(std::string_view name, worker_pool_options options, const clock& time,
+                                        std::shared_ptr<timer_service> timers);
+
+}  // namespace penstock::exec

@@ -1,0 +1,73 @@
+// The ready list of a pool: fair, allocation-free, and it never leaves work behind a busy worker while another sleeps.
+// Floor 2, room exec.
+#pragma once
+
+#include "base/mutex.hpp"
+#include "sync/atomic.hpp"
+
+#include <penstock/exec/scheduler.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace penstock::exec {
+
+/// First in, first out. Holds no threads: workers call `next`, so that the simulation can run them as well.
+///
+/// Invariant, under the mutex: if anything is ready, then either a worker is looking (it will take something, and then
+/// wake another if more is left), or no worker sleeps.
+class ready_list {
+ public:
+  /// One per worker.
+  struct sleeper {
+    sync::atomic<std::uint32_t> awake{0};
+    sleeper* next = nullptr;
+  };
+  enum class what : std::uint8_t { lane, posted, stopped };
+  struct ready {
+    what kind;
+    runnable* lane = nullptr;
+  };
+
+  explicit ready_list(std::chrono::nanoseconds spin, const clock& time) noexcept : spin_(spin), time_(time) {}
+
+  void push(runnable& lane) noexcept;
+  /// For the lane that has just run: its worker looks next, so nobody is woken for it.
+  void push_again(runnable& lane) noexcept;
+  /// One more posted item can be popped. False after `stop`: nobody will.
+  bool push_posted() noexcept;
+  /// Waits for the next thing to run. `stopped` once `stop` was called, even if something is left.
+  ready next(sleeper& self);
+  /// Wakes all workers; `next` gives `stopped` from now on.
+  void stop() noexcept;
+  /// After `stop` and the end of the workers: what was left.
+  runnable* take_left() noexcept;
+  bool take_left_posted() noexcept;
+
+  std::size_t size() noexcept;
+  unsigned sleeping() noexcept;
+  bool stopping() noexcept;
+
+ private:
+  void append_locked(runnable& lane) noexcept PENSTOCK_REQUIRES(m_);
+  sleeper* claim_sleeper_locked() noexcept PENSTOCK_REQUIRES(m_);
+  static void wake(sleeper* chosen) noexcept;
+  bool anything_locked() const noexcept PENSTOCK_REQUIRES(m_) { return first_ != nullptr || posted_ > 0; }
+
+  const std::chrono::nanoseconds spin_;
+  const clock& time_;
+  mutex m_;  // protects what follows; taken with no other lock held
+  runnable* first_ PENSTOCK_GUARDED_BY(m_) = nullptr;
+  runnable* last_ PENSTOCK_GUARDED_BY(m_) = nullptr;
+  std::size_t lanes_ PENSTOCK_GUARDED_BY(m_) = 0;
+  std::size_t posted_ PENSTOCK_GUARDED_BY(m_) = 0;
+  sleeper* sleepers_ PENSTOCK_GUARDED_BY(m_) = nullptr;  // last in, first out: the warmest wakes
+  unsigned sleeping_ PENSTOCK_GUARDED_BY(m_) = 0;
+  unsigned looking_ PENSTOCK_GUARDED_BY(m_) = 0;  // woken or spinning, and has not taken anything yet
+  bool posted_turn_ PENSTOCK_GUARDED_BY(m_) = false;
+  bool stopping_ PENSTOCK_GUARDED_BY(m_) = false;
+  sync::atomic<std::uint32_t> attention_{0};  // a copy of "anything or stopping", for spinning workers
+};
+
+}  // namespace penstock::exec

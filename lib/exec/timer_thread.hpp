@@ -1,0 +1,42 @@
+// Timers on a thread of their own, started by the first one.
+// Floor 2, room exec.
+#pragma once
+
+#include "base/mutex.hpp"
+#include "sync/atomic.hpp"
+
+#include <penstock/exec/scheduler.hpp>
+
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace penstock::exec {
+
+/// A binary heap of armed nodes under a mutex, and the thread "penstock-timer". `fire` runs without the mutex.
+class timer_thread final : public timer_service {
+ public:
+  explicit timer_thread(const clock& time) noexcept : time_(time) {}
+  ~timer_thread() override;
+
+  errc arm(timer_node& node) noexcept override;
+  bool disarm(timer_node& node) noexcept override;
+  /// Fires nothing any more and joins the thread, unless called on it.
+  void stop() noexcept;
+
+ private:
+  void run();
+  void place_locked(std::size_t index, timer_node* node) noexcept PENSTOCK_REQUIRES(m_);
+  void rise_locked(std::size_t index) noexcept PENSTOCK_REQUIRES(m_);
+  void sink_locked(std::size_t index) noexcept PENSTOCK_REQUIRES(m_);
+  void remove_locked(timer_node& node) noexcept PENSTOCK_REQUIRES(m_);
+
+  const clock& time_;
+  mutex m_;  // protects what follows; taken with no other lock held
+  std::vector<timer_node*> heap_ PENSTOCK_GUARDED_BY(m_);
+  bool stopping_ PENSTOCK_GUARDED_BY(m_) = false;
+  std::thread thread_ PENSTOCK_GUARDED_BY(m_);
+  sync::atomic<std::uint32_t> changes_{0};  // moves when the thread has to look again
+};
+
+}  // namespace penstock::exec

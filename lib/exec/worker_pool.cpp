@@ -1,0 +1,324 @@
+// Worker threads.
+// Floor 2, room exec.
+#include <penstock/exec/worker_pool.hpp>
+
+#include "exec/context.hpp"
+#include "exec/pool_core.hpp"
+#include "exec/thread_start.hpp"
+#include "exec/timer_thread.hpp"
+#include "sync/parker.hpp"
+
+#include <cxxabi.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <system_error>
+#include <utility>
+
+namespace penstock {
+
+worker_pool_options::worker_pool_options() : fields_(std::make_unique<fields>()) {}
+worker_pool_options::worker_pool_options(worker_pool_options&&) noexcept = default;
+worker_pool_options& worker_pool_options::operator=(worker_pool_options&&) noexcept = default;
+worker_pool_options::~worker_pool_options() = default;
+
+worker_pool_options& worker_pool_options::threads(unsigned count) & {
+  fields_->threads = count;
+  fields_->threads_set = true;
+  return *this;
+}
+worker_pool_options&& worker_pool_options::threads(unsigned count) && { return std::move(threads(count)); }
+worker_pool_options& worker_pool_options::budget(unsigned events) & {
+  fields_->budget = events;
+  return *this;
+}
+worker_pool_options&& worker_pool_options::budget(unsigned events) && { return std::move(budget(events)); }
+worker_pool_options& worker_pool_options::wait(wait_strategy strategy, std::chrono::nanoseconds spin_time) & {
+  constexpr std::chrono::nanoseconds longest = std::chrono::milliseconds(1);
+  fields_->strategy = strategy;
+  fields_->spin_time = std::clamp(spin_time, std::chrono::nanoseconds::zero(), longest);
+  return *this;
+}
+worker_pool_options&& worker_pool_options::wait(wait_strategy strategy, std::chrono::nanoseconds spin_time) && {
+  return std::move(wait(strategy, spin_time));
+}
+worker_pool_options& worker_pool_options::may_wait(bool yes) & {
+  fields_->may_wait = yes;
+  return *this;
+}
+worker_pool_options&& worker_pool_options::may_wait(bool yes) && { return std::move(may_wait(yes)); }
+worker_pool_options& worker_pool_options::on_thread_start(unique_function<void(unsigned)> hook) & {
+  fields_->on_thread_start = std::move(hook);
+  return *this;
+}
+worker_pool_options&& worker_pool_options::on_thread_start(unique_function<void(unsigned)> hook) && {
+  return std::move(on_thread_start(std::move(hook)));
+}
+worker_pool_options& worker_pool_options::on_failure(unique_function<void(const failure&)> hook) & {
+  fields_->on_failure = std::move(hook);
+  return *this;
+}
+worker_pool_options&& worker_pool_options::on_failure(unique_function<void(const failure&)> hook) && {
+  return std::move(on_failure(std::move(hook)));
+}
+
+namespace exec {
+namespace {
+
+worker_pool_options::fields checked(const std::string& name, worker_pool_options::fields&& fields) {
+  const auto refuse = [&](const std::string& text) {
+    throw std::system_error(make_error_code(errc::invalid_argument), "worker pool \"" + name + "\": " + text);
+  };
+  if (name.empty()) refuse("a pool needs a name");
+  if (!fields.threads_set) fields.threads = std::max(2U, std::thread::hardware_concurrency());
+  if (fields.threads == 0) refuse("threads(0) leaves nobody to work; give at least 1");
+  if (fields.budget == 0) refuse("budget(0) lets no event through; give at least 1");
+  if (fields.strategy == wait_strategy::park) fields.spin_time = std::chrono::nanoseconds::zero();
+  return std::move(fields);
+}
+
+}  // namespace
+
+pool_core::pool_core(std::string given, worker_pool_options made, const clock& clock)
+    : name(std::move(given)), options(checked(name, std::move(made.get()))), time(clock), list(options.spin_time, clock) {}
+
+void pool_core::start_one(unsigned index) {
+  lock_guard lock(workers_m_);
+  worker& made = workers_.emplace_back();
+  made.index = index;
+  try {
+    made.thread = start_thread([self = shared_from_this(), &made] { self->run_worker(made); });
+  } catch (...) {
+    workers_.pop_back();
+    throw;
+  }
+}
+
+void pool_core::start_workers() {
+  unsigned asked = 0;
+  std::exception_ptr error;
+  try {
+    for (; asked < options.threads; ++asked) start_one(asked);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  for (;;) {
+    const std::uint32_t seen = changes_.load();
+    {
+      lock_guard lock(workers_m_);
+      if (started_ >= asked) {
+        if (!error) error = start_error_;
+        break;
+      }
+    }
+    sync::park(changes_, seen, no_deadline);
+  }
+  if (!error) return;
+  stop(no_deadline);
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::system_error& failed) {
+    throw std::system_error(failed.code(), "worker pool \"" + name + "\": thread " + std::to_string(asked + 1) + " of " +
+                                               std::to_string(options.threads) + " did not start");
+  }
+}
+
+void pool_core::run_worker(worker& self) {
+  name_this_thread(name, "-" + std::to_string(self.index + 1));
+  bool good = true;
+  try {
+    if (options.on_thread_start) options.on_thread_start(self.index);
+  } catch (...) {
+    good = false;
+    lock_guard lock(workers_m_);
+    if (!start_error_) start_error_ = std::current_exception();
+  }
+  {
+    lock_guard lock(workers_m_);
+    ++started_;
+  }
+  changes_.fetch_add(1);
+  sync::unpark_all(&changes_);
+  try {
+    while (good) {
+      const ready_list::ready found = list.next(self.sleeper);
+      if (found.kind == ready_list::what::stopped) break;
+      if (found.kind == ready_list::what::lane)
+        found.lane->run(options.budget);
+      else
+        run_posted();
+    }
+  } catch (const abi::__forced_unwind&) {
+    worker_lost(self);  // pthread_cancel or pthread_exit in a handler: this thread cannot be kept
+    throw;
+  }
+  if (list.stopping()) drop_left();
+  {
+    lock_guard lock(workers_m_);
+    self.ended = true;
+  }
+  changes_.fetch_add(1);
+  sync::unpark_all(&changes_);
+}
+
+void pool_core::worker_lost(worker& self) noexcept {
+  bool replaced = false;
+  if (!list.stopping()) {
+    try {
+      start_one(self.index);
+      replaced = true;
+    } catch (...) {
+    }
+  }
+  try {
+    failure record;
+    record.subscription = name;
+    record.exception.type_name = "abi::__forced_unwind";
+    record.exception.what = replaced ? "a worker was lost to thread cancellation and has been replaced"
+                                     : "a worker was lost to thread cancellation and could not be replaced";
+    report(record);
+  } catch (...) {
+  }
+  {
+    lock_guard lock(workers_m_);
+    self.ended = true;
+  }
+  changes_.fetch_add(1);
+  sync::unpark_all(&changes_);
+}
+
+void pool_core::run_posted() {
+  unique_function<void()> work = posted.pop();
+  if (!work) return;
+  context inside{context_kind::worker};
+  context_scope scope(options.may_wait ? nullptr : &inside);
+  try {
+    work();
+  } catch (const abi::__forced_unwind&) {
+    throw;
+  } catch (...) {
+    failure record;
+    record.exception = describe_current_exception();
+    try {
+      record.subscription = name;
+      record.event = "posted work";
+    } catch (...) {
+    }
+    report(record);
+  }
+}
+
+void pool_core::report(const failure& record) noexcept {
+  try {
+    if (options.on_failure) {
+      options.on_failure(record);
+      return;
+    }
+    std::fputs(("penstock: " + to_string(record) + "\n").c_str(), stderr);
+  } catch (...) {
+    std::fputs("penstock: a failure hook threw, and the failure it was told of could not be described\n", stderr);
+  }
+}
+
+errc pool_core::post(unique_function<void()> work) noexcept {
+  if (!work) return errc::invalid_argument;
+  if (list.stopping()) return errc::closed;
+  if (!posted.push(work)) return errc::not_enough_memory;
+  if (list.push_posted()) return errc::none;
+  while (posted.pop()) {  // stopped meanwhile: nobody will run what is left
+  }
+  return errc::closed;
+}
+
+void pool_core::drop_left() noexcept {
+  while (runnable* dropped = list.take_left()) dropped->dropped();
+  while (posted.pop()) {
+  }
+}
+
+unsigned pool_core::stop(steady_time deadline) noexcept {
+  list.stop();
+  const auto own = std::this_thread::get_id();
+  unsigned left = 0;
+  for (;;) {
+    const std::uint32_t seen = changes_.load();
+    std::list<worker> ended;
+    bool waiting = false;
+    {
+      lock_guard lock(workers_m_);
+      for (auto each = workers_.begin(); each != workers_.end();) {
+        const auto current = each++;
+        if (current->thread.get_id() == own || !current->thread.joinable()) continue;
+        if (current->ended)
+          ended.splice(ended.end(), workers_, current);
+        else
+          waiting = true;
+      }
+    }
+    for (worker& each : ended) each.thread.join();
+    if (!waiting) break;
+    if (sync::park(changes_, seen, deadline)) continue;
+    // Who has not ended by now is left to itself: its thread keeps this core alive, and nothing else.
+    lock_guard lock(workers_m_);
+    for (worker& each : workers_) {
+      if (each.ended || !each.thread.joinable() || each.thread.get_id() == own) continue;
+      each.thread.detach();
+      ++left;
+    }
+    deadline = no_deadline;
+  }
+  {
+    lock_guard lock(workers_m_);
+    for (worker& each : workers_)
+      if (each.thread.get_id() == own) each.thread.detach();  // it cannot join itself; it ends when its call returns
+  }
+  drop_left();
+  return left;
+}
+
+namespace {
+
+class threads_pool final : public worker_pool {
+ public:
+  threads_pool(std::shared_ptr<pool_core> core, std::shared_ptr<timer_service> timers)
+      : core_(std::move(core)), timers_(std::move(timers)) {}
+  ~threads_pool() override { stop(no_deadline); }
+
+  void schedule(runnable& item) noexcept override {
+    core_->list.push(item);
+    if (core_->list.stopping()) core_->drop_left();
+  }
+  void schedule_again(runnable& item) noexcept override { core_->list.push_again(item); }
+  errc post(unique_function<void()> work) override { return core_->post(std::move(work)); }
+  const clock& time() const noexcept override { return core_->time; }
+  timer_service& timers() noexcept override { return *timers_; }
+  const std::string& name() const noexcept override { return core_->name; }
+  unsigned stop(steady_time deadline) noexcept override { return core_->stop(deadline); }
+  std::size_t ready_approx() const noexcept override { return core_->list.size(); }
+  unsigned parked_approx() const noexcept override { return core_->list.sleeping(); }
+  unsigned threads() const noexcept override { return core_->options.threads; }
+  bool may_wait() const noexcept override { return core_->options.may_wait; }
+
+ private:
+  std::shared_ptr<pool_core> core_;
+  std::shared_ptr<timer_service> timers_;
+};
+
+}  // namespace
+
+std::shared_ptr<worker_pool> start_pool(std::string_view name, worker_pool_options options, const clock& time,
+                                        std::shared_ptr<timer_service> timers) {
+  auto core = std::make_shared<pool_core>(std::string(name), std::move(options), time);
+  core->start_workers();
+  return std::make_shared<threads_pool>(std::move(core), std::move(timers));
+}
+
+}  // namespace exec
+
+std::shared_ptr<worker_pool> worker_pool::start(std::string_view name, worker_pool_options options) {
+  return exec::start_pool(name, std::move(options), real_clock(), std::make_shared<exec::timer_thread>(real_clock()));
+}
+
+std::shared_ptr<worker_pool> worker_pool::start(std::string_view name) { return start(name, worker_pool_options()); }
+
+}  // namespace penstock

@@ -1,0 +1,33 @@
+// Log lines through spdlog.
+// Floor 7, room runtime.
+#include "runtime/log.hpp"
+
+#include <penstock/base/failure.hpp>
+
+#include <spdlog/logger.h>
+#include <spdlog/sinks/stdout_sinks.h>
+
+namespace penstock {
+
+struct log::sink {
+  spdlog::logger logger{"penstock", std::make_shared<spdlog::sinks::stderr_sink_mt>()};
+};
+
+log::log() : sink_(std::make_unique<sink>()) {}
+log::~log() = default;
+
+void log::error(const std::string& line) noexcept {
+  try {
+    sink_->logger.error("{}", escape_control_bytes(line));
+  } catch (...) {  // a line that cannot be written must not take the service down
+  }
+}
+
+void log::warning(const std::string& line) noexcept {
+  try {
+    sink_->logger.warn("{}", escape_control_bytes(line));
+  } catch (...) {
+  }
+}
+
+}  // namespace penstock

@@ -1,0 +1,230 @@
+// The composition root.
+// Floor 7, room runtime.
+#include <penstock/runtime/runtime.hpp>
+
+#include "base/mutex.hpp"
+#include "bus/bus_core.hpp"
+#include "exec/context.hpp"
+#include "exec/worker_pool_options.hpp"
+#include "runtime/log.hpp"
+#include "sync/parker.hpp"
+
+#include <map>
+#include <optional>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace penstock {
+
+struct runtime_options::fields {
+  std::map<std::string, worker_pool_options, std::less<>> pools;
+  unique_function<void(const failure&)> on_failure;
+  unique_function<void(const std::string&)> on_unmatched;
+  std::chrono::nanoseconds shutdown_within = std::chrono::seconds(5);
+  std::shared_ptr<execution_environment> environment;
+};
+
+runtime_options::runtime_options() : fields_(std::make_unique<fields>()) {}
+runtime_options::runtime_options(runtime_options&&) noexcept = default;
+runtime_options& runtime_options::operator=(runtime_options&&) noexcept = default;
+runtime_options::~runtime_options() = default;
+
+runtime_options& runtime_options::pool(std::string_view name, worker_pool_options options) & {
+  fields_->pools.insert_or_assign(std::string(name), std::move(options));
+  return *this;
+}
+runtime_options&& runtime_options::pool(std::string_view name, worker_pool_options options) && {
+  return std::move(pool(name, std::move(options)));
+}
+runtime_options& runtime_options::on_failure(unique_function<void(const failure&)> hook) & {
+  fields_->on_failure = std::move(hook);
+  return *this;
+}
+runtime_options&& runtime_options::on_failure(unique_function<void(const failure&)> hook) && {
+  return std::move(on_failure(std::move(hook)));
+}
+runtime_options& runtime_options::on_unmatched(unique_function<void(const std::string&)> hook) & {
+  fields_->on_unmatched = std::move(hook);
+  return *this;
+}
+runtime_options&& runtime_options::on_unmatched(unique_function<void(const std::string&)> hook) && {
+  return std::move(on_unmatched(std::move(hook)));
+}
+runtime_options& runtime_options::shutdown_within(std::chrono::nanoseconds limit) & {
+  fields_->shutdown_within = limit;
+  return *this;
+}
+runtime_options&& runtime_options::shutdown_within(std::chrono::nanoseconds limit) && {
+  return std::move(shutdown_within(limit));
+}
+runtime_options& runtime_options::environment(std::shared_ptr<execution_environment> made) & {
+  fields_->environment = std::move(made);
+  return *this;
+}
+runtime_options&& runtime_options::environment(std::shared_ptr<execution_environment> made) && {
+  return std::move(environment(std::move(made)));
+}
+
+struct runtime::state {
+  std::shared_ptr<log> lines = std::make_shared<log>();
+  std::chrono::nanoseconds default_limit{};
+  std::shared_ptr<execution_environment> environment;
+  std::map<std::string, scheduler_ptr, std::less<>> pools;
+  std::optional<event_bus> bus;
+  detail::bus_core* core = nullptr;
+
+  mutex m;  // protects what follows; taken with no other lock held
+  bool begun PENSTOCK_GUARDED_BY(m) = false;
+  shutdown_report report PENSTOCK_GUARDED_BY(m);
+  sync::atomic<std::uint32_t> done{0};  // 1: the report is final
+
+  shutdown_report shut_down(std::chrono::nanoseconds limit, std::string_view reason);
+  shutdown_report look(std::string_view reason, steady_time began);
+};
+
+runtime::runtime() : runtime(runtime_options()) {}
+
+runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
+  runtime_options::fields& made = options.get();
+  state& s = *state_;
+  s.default_limit = made.shutdown_within;
+  s.environment = made.environment ? std::move(made.environment) : real_environment();
+  made.pools.try_emplace("default");
+  made.pools.try_emplace("blocking").first->second.may_wait(true);
+  const std::shared_ptr<log> lines = s.lines;
+  detail::bus_hooks hooks;
+  hooks.on_unmatched = std::move(made.on_unmatched);
+  hooks.log = [lines](const std::string& line) { lines->error(line); };
+  if (made.on_failure)
+    hooks.on_failure = std::move(made.on_failure);
+  else
+    hooks.on_failure = [lines](const failure& record) { lines->error(to_string(record)); };
+  try {
+    for (auto& [name, pool] : made.pools) {
+      if (!pool.get().on_failure)
+        pool.on_failure([lines](const failure& record) { lines->error(to_string(record)); });
+      s.pools.emplace(name, s.environment->make_pool(name, std::move(pool)));
+    }
+    s.core = new detail::bus_core(s.environment, s.pools.at("default"), std::move(hooks));
+    s.bus.emplace(s.core);
+  } catch (...) {
+    s.environment->stop_pools(no_deadline);
+    throw;
+  }
+}
+
+runtime::~runtime() {
+  state& s = *state_;
+  if (s.core->forked()) {
+    // The threads did not come along: there is nobody to join, and their locks may be held for ever.
+    new std::shared_ptr<state>(std::move(state_));
+    return;
+  }
+  bool done = s.done.load() != 0;
+  if (!done) {
+    const shutdown_report report = s.shut_down(s.default_limit, "runtime destroyed");
+    if (!report.clean()) s.lines->warning(to_string(report));
+  }
+  if (exec::current_context() != nullptr) {
+    // Destroyed by one of its own handlers: no thread may wait here, so the workers end by themselves.
+    s.core->close();
+    try {
+      for (const auto& each : s.core->subscriptions()) {
+        each->request_stop();
+        each->stop();
+        each->try_reap();
+      }
+    } catch (...) {
+    }
+    s.environment->stop_pools(steady_time::min());
+  }
+}
+
+event_bus& runtime::bus() noexcept { return *state_->bus; }
+
+scheduler_ptr runtime::pool(std::string_view name) const {
+  const auto found = state_->pools.find(name);
+  if (found != state_->pools.end()) return found->second;
+  std::string known;
+  for (const auto& [each, pool] : state_->pools) known += (known.empty() ? "" : ", ") + each;
+  throw std::system_error(make_error_code(errc::not_found),
+                          "pool \"" + std::string(name) + "\": this runtime has " + known +
+                              "; add it with runtime_options::pool");
+}
+
+const clock& runtime::time() const noexcept { return state_->environment->time(); }
+
+shutdown_report runtime::shutdown_within(std::chrono::nanoseconds limit, std::string_view reason) {
+  const std::shared_ptr<state> keep = state_;
+  return keep->shut_down(limit, reason);
+}
+
+shutdown_report runtime::state::look(std::string_view reason, steady_time began) {
+  shutdown_report moment;
+  moment.reason = reason;
+  for (const auto& each : core->subscriptions()) moment.subscriptions.push_back({each->name, each->event, each->ledger()});
+  moment.elapsed = environment->time().now() - began;
+  return moment;
+}
+
+shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::string_view reason) {
+  const clock& time = environment->time();
+  const steady_time began = time.now();
+  if (core->forked()) return look("forked", began);
+  core->close_intake();
+  if (exec::current_context() != nullptr && done.load() == 0) return look(reason, began);
+  {
+    lock_guard lock(m);
+    if (begun) {
+      lock.unlock();
+      while (done.load() == 0) sync::park(done, 0, no_deadline);
+      lock_guard again(m);
+      return report;
+    }
+    begun = true;
+  }
+
+  // One budget: what the drain leaves of it, at least a tenth, is for calls that end when they are asked to.
+  const steady_time deadline = deadline_after(began, limit);
+  const steady_time drain_until =
+      deadline == no_deadline ? no_deadline : deadline_after(began, (deadline - began) / 10 * 9);
+  const std::vector<ref_ptr<detail::subscription_core>> all = core->subscriptions();
+  shutdown_report made;
+  made.reason = reason;
+  std::vector<std::uint64_t> running_before;  // what runs now and still runs at the end has run all the time between
+  for (const auto& each : all) running_before.push_back(each->running_sequence());
+  made.drained = core->wait_idle(drain_until);
+
+  core->close();
+  for (const auto& each : all) {
+    if (!made.drained) each->request_stop();
+    each->stop();
+    each->try_reap();
+  }
+  for (const auto& each : all)
+    if (!each->wait_ended(deadline)) each->abandoned.store(true);
+  const steady_time now = time.now();
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    detail::subscription_core& each = *all[i];
+    if (each.ended()) continue;
+    const std::uint64_t running = each.running_sequence();
+    const auto at_least = running == running_before[i] ? now - began : steady_time::duration::zero();
+    made.stuck.push_back({each.name, each.event, running, at_least, each.file, each.line});
+  }
+  // Workers that are in no call end at once; the moment is for them when the budget is spent.
+  constexpr std::chrono::milliseconds moment{20};
+  const steady_time at_once = deadline_after(time.now(), moment);
+  made.abandoned_workers = environment->stop_pools(deadline > at_once ? deadline : at_once);
+  for (const auto& each : all) made.subscriptions.push_back({each->name, each->event, each->ledger()});
+  made.elapsed = time.now() - began;
+  {
+    lock_guard lock(m);
+    report = made;
+  }
+  done.store(1);
+  sync::unpark_all(&done);
+  return made;
+}
+
+}  // namespace penstock

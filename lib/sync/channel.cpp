@@ -1,0 +1,422 @@
+// The bounded channel of one subscription.
+// Floor 1, room sync.
+#include "sync/channel.hpp"
+
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace penstock::sync {
+namespace {
+
+constexpr std::size_t round_up(std::size_t bytes, std::size_t to) noexcept { return (bytes + to - 1) / to * to; }
+
+/// Payloads begin 8 bytes into a cell; the consumer copies them to aligned memory before anybody looks at them.
+constexpr std::size_t cell_bytes(std::size_t payload_bytes) noexcept {
+  return round_up(sizeof(std::uint64_t) + payload_bytes, alignof(std::uint64_t));
+}
+
+}  // namespace
+
+channel::channel(const config& made) noexcept
+    : capacity_(made.capacity),
+      payload_bytes_(made.payload_bytes),
+      stride_(cell_bytes(made.payload_bytes)),
+      mask_(std::bit_ceil(std::uint64_t{made.capacity}) - 1),
+      policy_(made.policy),
+      shared_(made.shared || made.policy == full_policy::drop_oldest),
+      blocks_(made.blocks),
+      locked_writes_(made.policy == full_policy::drop_oldest) {}
+
+channel::~channel() { std::free(peek(ring_)); }
+
+void channel::copy_payload(std::byte* to, const std::byte* from) const noexcept {
+  if (payload_bytes_ == sizeof(void*))
+    std::memcpy(to, from, sizeof(void*));
+  else if (payload_bytes_ == 64)
+    std::memcpy(to, from, 64);
+  else
+    std::memcpy(to, from, payload_bytes_);
+}
+
+bool channel::allocate_ring() noexcept {
+  const std::uint64_t cells = mask_ + 1;
+  if (cells > SIZE_MAX / stride_) return false;
+  const std::size_t bytes = round_up(static_cast<std::size_t>(cells) * stride_, 64);
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(64, bytes));
+  if (memory == nullptr) return false;
+  for (std::uint64_t i = 0; i < cells; ++i) ::new (memory + i * stride_) cell{};
+  ring_.store(memory);
+  return true;
+}
+
+// The head cell of the span is written last: a consumer that finds it finds the whole span behind it.
+void channel::write(std::byte* ring, std::uint64_t first, const std::byte* events, std::size_t count) noexcept {
+  for (std::size_t i = count; i-- > 0;) {
+    cell& target = at(ring, first + i);
+    copy_payload(target.payload(), events + i * payload_bytes_);
+    if (blocks_) {
+      void* block = nullptr;
+      std::memcpy(&block, target.payload(), sizeof block);
+      detail::retain_block(block);
+    }
+    // release: pairs with the acquire in take; without it a torn event is seen (test: "a span is handled in order").
+    // The head cell's seq_cst store is the producer's half of invariant 5 for the whole span.
+    target.seq.store(first + i + 1, i == 0 ? std::memory_order_seq_cst : std::memory_order_release);
+  }
+}
+
+// Invariant 5: the cells are written; now look whether somebody slept or stopped meanwhile.
+bool channel::after_write(std::byte* ring, std::uint64_t first, std::size_t count) noexcept {
+  if (stopped_.load() != 0) {
+    for (std::size_t i = 0; i < count; ++i) {
+      cell& written = at(ring, first + i);
+      if (written.seq.exchange(tomb) != tomb && blocks_) {
+        void* block = nullptr;
+        std::memcpy(&block, written.payload(), sizeof block);
+        detail::release_block(block);
+      }
+    }
+    return false;
+  }
+  return claim_sleeper();
+}
+
+bool channel::offer_quickly(const std::byte* events, std::size_t count, offer_outcome& outcome) noexcept {
+  std::uint64_t tail = tail_.load();
+  std::size_t left = count;
+  while (left > 0) {
+    if ((tail & flag) != 0) return false;
+    std::uint64_t begun = known_begun_.load(std::memory_order_relaxed);
+    // A stale tail may lie behind begun: then the exchange below fails and it is read again.
+    std::uint64_t waiting = tail - begun;
+    if (waiting >= capacity_ && tail >= begun) {
+      begun = begun_.load() & ~flag;
+      known_begun_.store(begun, std::memory_order_relaxed);
+      waiting = tail - begun;
+      if (waiting >= capacity_ && tail >= begun) {
+        // At the instant begun_ was read at least `capacity` events waited: the policy decides.
+        if (policy_ == full_policy::fail) {
+          rejected_[static_cast<std::size_t>(errc::full)].fetch_add(left, std::memory_order_relaxed);
+          outcome.rejected += left;
+          outcome.why = errc::full;
+          return true;
+        }
+        if (policy_ == full_policy::drop_newest) {
+          dropped_.fetch_add(left, std::memory_order_relaxed);
+          outcome.dropped += left;
+          return true;
+        }
+        return false;
+      }
+    }
+    const std::uint64_t room = tail >= begun ? capacity_ - waiting : capacity_;
+    const std::size_t taken = left < room ? left : static_cast<std::size_t>(room);
+    if (!tail_.compare_exchange_weak(tail, tail + taken)) continue;
+    std::byte* ring = ring_.load();
+    write(ring, tail, events, taken);
+    if (after_write(ring, tail, taken)) outcome.wake = true;
+    outcome.accepted += taken;
+    events += taken * payload_bytes_;
+    left -= taken;
+    tail += taken;
+  }
+  return true;
+}
+
+std::size_t channel::seat_locked(const std::byte* events, std::size_t count) noexcept {
+  const std::uint64_t tail = tail_.load() & ~flag;
+  const std::uint64_t begun = begun_.load() & ~flag;
+  const std::uint64_t room = capacity_ - (tail - begun);
+  const std::size_t taken = count < room ? count : static_cast<std::size_t>(room);
+  if (taken == 0) return 0;
+  tail_.store((tail + taken) | flag);
+  write(ring_.load(), tail, events, taken);
+  return taken;
+}
+
+void channel::offer_slowly(const std::byte* events, std::size_t count, offer_patience patience, errc refusal,
+                           waiter* place, std::byte* evicted_event, offer_outcome& outcome) noexcept {
+  outcome.again = false;
+  lock_guard lock(m_);
+  if (phase_.load() != open_phase) {
+    outcome.unmatched += count;
+    return;
+  }
+  if (ring_.load() == nullptr && !allocate_ring()) {
+    rejected_[static_cast<std::size_t>(errc::not_enough_memory)].fetch_add(count);
+    outcome.rejected += count;
+    outcome.why = errc::not_enough_memory;
+    return;
+  }
+  if ((tail_.load() & flag) == 0) tail_.fetch_or(flag);
+  const bool in_line = policy_ == full_policy::block && patience == offer_patience::line;
+  std::size_t left = count;
+  if (line_.empty()) {
+    const std::size_t taken = seat_locked(events, left);
+    outcome.accepted += taken;
+    events += taken * payload_bytes_;
+    left -= taken;
+  }
+  if (left > 0 && in_line) {
+    if (line_.empty()) {
+      // Invariant 5 for seats: the consumer frees a seat, then looks at the hint; so set the hint, then look for a seat.
+      hint_.fetch_or(hint_line);
+      const std::size_t taken = seat_locked(events, left);
+      outcome.accepted += taken;
+      events += taken * payload_bytes_;
+      left -= taken;
+    }
+    if (left > 0) {
+      place->line = this;
+      place->events = events;
+      place->remaining = left;
+      place->admitted = 0;
+      place->why = errc::none;
+      place->state = waiter_state::waiting;
+      pending_ += left;
+      line_.push_back(*place);
+      outcome.queued_in_line = true;
+      left = 0;
+    }
+  }
+  if (left > 0) {
+    if (policy_ == full_policy::drop_oldest) {
+      // One at a time: the evicted event is shown to a hook, outside the lock.
+      std::byte* ring = ring_.load();
+      const std::uint64_t begun = begun_.load();
+      copy_payload(evicted_event, at(ring, begun).payload());
+      begun_.store(begun + 1);
+      head_ = begun + 1;
+      ++evicted_;
+      outcome.evicted = true;
+      outcome.accepted += seat_locked(events, 1);
+      left -= 1;
+      outcome.again = left > 0;
+    } else if (policy_ == full_policy::drop_newest) {
+      dropped_.fetch_add(left);
+      outcome.dropped += left;
+    } else {
+      const errc why = policy_ == full_policy::fail ? errc::full : refusal;
+      rejected_[static_cast<std::size_t>(why)].fetch_add(left);
+      outcome.rejected += left;
+      outcome.why = why;
+    }
+  }
+  refresh_locked();
+  lock.unlock();
+  if (claim_sleeper()) outcome.wake = true;
+}
+
+void channel::refresh_locked() noexcept {
+  if (line_.empty() && phase_.load() == open_phase && !locked_writes_ && ring_.load() != nullptr &&
+      (tail_.load() & flag) != 0)
+    tail_.fetch_and(~flag);
+  const std::uint32_t hint = (line_.empty() ? 0 : hint_line) | (untold_.empty() ? 0 : hint_untold);
+  if (hint_.load() != hint) hint_.store(hint);
+}
+
+// Moves as many waiting events in as there are seats, first come first served. Waiters that are in entirely are put on
+// `told`.
+void channel::admit_locked(waiter_list& told) noexcept {
+  while (waiter* first = line_.front()) {
+    const std::size_t taken = seat_locked(first->events, first->remaining);
+    if (taken == 0) return;
+    first->events += taken * payload_bytes_;
+    first->remaining -= taken;
+    first->admitted += taken;
+    pending_ -= taken;
+    if (first->remaining > 0) return;
+    line_.remove(*first);
+    told.push_back(*first);
+  }
+}
+
+void channel::tell_locked(waiter_list& told) noexcept {
+  while (waiter* node = untold_.front()) {
+    untold_.remove(*node);
+    node->state = waiter_state::settled;
+    told.push_back(*node);
+  }
+}
+
+void channel::settle_locked(waiter& place, errc why, waiter_list& told) noexcept {
+  line_.remove(place);
+  pending_ -= place.remaining;
+  rejected_[static_cast<std::size_t>(why)].fetch_add(place.remaining);
+  place.why = why;
+  place.state = waiter_state::settled;
+  told.push_back(place);
+}
+
+void channel::serve(bool resting) noexcept {
+  waiter_list told;
+  {
+    lock_guard lock(m_);
+    if (!line_.empty()) {
+      waiter_list admitted;
+      admit_locked(admitted);
+      while (waiter* node = admitted.front()) {
+        admitted.remove(*node);
+        if (node->tell_at_once) {
+          node->state = waiter_state::settled;
+          told.push_back(*node);
+        } else {
+          if (untold_.empty()) tell_from_ = (tail_.load() & ~flag) - capacity_ / 2;
+          node->state = waiter_state::admitted;
+          untold_.push_back(*node);
+        }
+      }
+    }
+    // Telling is put off until half the seats are free, so that one wake-up serves many events; who waits looks by itself
+    // after a few milliseconds.
+    if (!untold_.empty() && (resting || (begun_.load() & ~flag) >= tell_from_)) tell_locked(told);
+    refresh_locked();
+  }
+  told.settle_all();
+}
+
+bool channel::ready() const noexcept {
+  std::byte* ring = ring_.load();
+  const std::uint64_t head = begun_.load() & ~flag;
+  return ring != nullptr && at(ring, head).seq.load() == head + 1;
+}
+
+take_status channel::take(std::byte* out, std::uint64_t& sequence) noexcept {
+  if (!shared_) {
+    std::byte* ring = ring_.load();
+    if (ring == nullptr) return take_status::empty;
+    cell& next = at(ring, head_);
+    if (next.seq.load(std::memory_order_acquire) != head_ + 1)
+      return stopped_.load() != 0 ? take_status::stopped : take_status::empty;
+    copy_payload(out, next.payload());
+    if ((begun_.fetch_add(1) & flag) != 0) return take_status::stopped;  // invariant 4: it belongs to the stopper
+    sequence = ++head_;
+    const std::uint32_t hint = hint_.load();
+    if (hint != 0 && (hint != hint_untold || head_ >= tell_from_)) serve(false);
+    return take_status::taken;
+  }
+  bool serving = false;
+  {
+    lock_guard lock(m_);
+    if (phase_.load() == stopped_phase) return take_status::stopped;
+    std::byte* ring = ring_.load();
+    const std::uint64_t head = begun_.load();
+    if (ring == nullptr || at(ring, head).seq.load(std::memory_order_acquire) != head + 1) return take_status::empty;
+    copy_payload(out, at(ring, head).payload());
+    begun_.store(head + 1);
+    head_ = head + 1;
+    sequence = head + 1;
+    serving = !line_.empty() || (!untold_.empty() && head_ >= tell_from_);
+  }
+  if (serving) serve(false);
+  return take_status::taken;
+}
+
+bool channel::try_sleep() noexcept {
+  idle_.store(1);
+  if (!ready()) return true;
+  return !claim_sleeper();
+}
+
+channel::withdrawal channel::withdraw(waiter& place, errc why) noexcept {
+  lock_guard lock(m_);
+  switch (place.state) {
+    case waiter_state::waiting: {
+      waiter_list mine;
+      settle_locked(place, why, mine);
+      mine.remove(place);
+      refresh_locked();
+      return withdrawal::withdrawn;
+    }
+    case waiter_state::admitted:
+      untold_.remove(place);
+      place.state = waiter_state::settled;
+      refresh_locked();
+      return withdrawal::was_admitted;
+    default: return withdrawal::settled_elsewhere;
+  }
+}
+
+bool channel::ask_to_be_told(waiter& place) noexcept {
+  lock_guard lock(m_);
+  place.tell_at_once = true;
+  if (place.state != waiter_state::admitted) return false;
+  untold_.remove(place);
+  place.state = waiter_state::settled;
+  refresh_locked();
+  return true;
+}
+
+void channel::release_callers(waiter_list& released) noexcept {
+  lock_guard lock(m_);
+  for (waiter* node = line_.front(); node != nullptr;) {
+    waiter* following = node->next;
+    if (!node->parked) settle_locked(*node, errc::closed, released);
+    node = following;
+  }
+  tell_locked(released);
+  refresh_locked();
+}
+
+void channel::begin_drain(waiter_list& released) noexcept {
+  {
+    lock_guard lock(m_);
+    if (phase_.load() != open_phase) return;
+    phase_.store(draining_phase);
+    tail_.fetch_or(flag);
+  }
+  release_callers(released);
+}
+
+void channel::stop(waiter_list& released) noexcept {
+  std::byte* ring = nullptr;
+  std::uint64_t first = 0;
+  std::uint64_t last = 0;
+  {
+    lock_guard lock(m_);
+    if (phase_.load() == stopped_phase) return;
+    phase_.store(stopped_phase);
+    tail_.fetch_or(flag);
+    ring = ring_.load();
+    first = begun_.fetch_or(flag) & ~flag;
+    last = tail_.load() & ~flag;
+    stopped_begun_ = first;
+    while (waiter* node = line_.front()) settle_locked(*node, errc::closed, released);
+    tell_locked(released);
+    refresh_locked();
+    stopped_.store(1);
+  }
+  if (ring == nullptr) return;
+  // Destroys user events: outside the lock.
+  for (std::uint64_t position = first; position != last; ++position) {
+    cell& queued = at(ring, position);
+    if (queued.seq.exchange(tomb) == position + 1 && blocks_) {
+      void* block = nullptr;
+      std::memcpy(&block, queued.payload(), sizeof block);
+      detail::release_block(block);
+    }
+  }
+}
+
+bool channel::drained() noexcept {
+  lock_guard lock(m_);
+  return phase_.load() != open_phase && line_.empty() && (tail_.load() & ~flag) == (begun_.load() & ~flag);
+}
+
+channel_counts channel::counts() noexcept {
+  channel_counts result;
+  lock_guard lock(m_);
+  result.evicted = evicted_;
+  result.begun = begun_.load();
+  if ((result.begun & flag) != 0) result.begun = stopped_begun_;
+  result.tail = tail_.load() & ~flag;
+  if (phase_.load() == stopped_phase) result.discarded = result.tail - result.begun;
+  result.pending = pending_;
+  result.dropped = dropped_.load();
+  for (std::size_t i = 0; i < 16; ++i) result.rejected[i] = rejected_[i].load();
+  return result;
+}
+
+}  // namespace penstock::sync

@@ -1,0 +1,204 @@
+// The bounded channel of one subscription: exact capacity, FIFO waiters, seats freed when a call begins.
+// Floor 1, room sync.
+#pragma once
+
+#include "base/mutex.hpp"
+#include "sync/atomic.hpp"
+#include "sync/waiter.hpp"
+
+#include <penstock/sync/event_block.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace penstock::sync {
+
+/// What a full channel does.
+enum class full_policy : std::uint8_t { block, fail, drop_newest, drop_oldest };
+
+/// How far an offer may go.
+enum class offer_patience : std::uint8_t {
+  never,  ///< `block` refuses with `full`
+  line,   ///< `block` takes a place in line with the waiter that was passed
+};
+
+/// What came of one offer of a span.
+struct offer_outcome {
+  std::size_t accepted = 0;
+  std::size_t dropped = 0;
+  std::size_t rejected = 0;    ///< `why` says the reason
+  errc why = errc::none;
+  std::size_t unmatched = 0;   ///< found closed before they were decided: not offered
+  bool queued_in_line = false; ///< the waiter that was passed holds the rest
+  bool evicted = false;        ///< `evicted_event` was pushed out and belongs to the caller
+  bool again = false;          ///< not all were decided; call again (one eviction at a time)
+  bool wake = false;           ///< an idle consumer was claimed: the caller must schedule it
+};
+
+/// What the consumer finds.
+enum class take_status : std::uint8_t { taken, empty, stopped };
+
+/// The counters the channel keeps. Read together under its mutex.
+struct channel_counts {
+  std::uint64_t tail = 0;       ///< seats ever taken
+  std::uint64_t begun = 0;      ///< seats freed: begun or evicted
+  std::uint64_t evicted = 0;
+  std::uint64_t discarded = 0;  ///< seated when the channel was stopped
+  std::uint64_t dropped = 0;
+  std::uint64_t pending = 0;
+  std::uint64_t rejected[16] = {};  ///< by errc
+};
+
+/// A ring of sequence cells under many producers. `exclusive` channels have one consumer at a time and take without a
+/// lock; `shared` ones (several lanes, or evicting policies) take under the mutex. A channel that evicts is written under
+/// the mutex too, so that the oldest event is never half written.
+///
+/// Words.
+///  tail_: bit 63 = slow: from then on it changes only under m_. Low bits: seats ever taken.
+///  begun_: bit 63 = stopped: no event begins any more. Low bits: seats ever freed.
+///  cell.seq: p + 1 = the event at position p is written; `tomb` = discarded, whoever finds the event owns it; else older.
+///  hint_: bit 0 = somebody stands in line, bit 1 = somebody was admitted and is not told. Written under m_.
+///  idle_: 1 = a consumer sleeps; whoever takes it to 0 must schedule one.
+///  phase_: open → draining → stopped, under m_.
+///
+/// Invariants.
+///  1. tail - begun <= capacity <= ring size; known_begun_ is stale only downwards.
+///  2. slow set => only the holder of m_ takes seats; somebody in line => slow. Hence nobody overtakes.
+///  3. The consumer copies an event out before it frees the seat by adding to begun_; a producer writes a cell only when
+///     the event one lap before has been freed.
+///  4. An event begins iff its consumer's addition to begun_ came before the stopped bit; all others in [begun, tail)
+///     belong to `stop`.
+///  5. Producer: write cell, then look at idle_ and stopped_. Consumer: set idle_, then look at the cell. Stopper: set
+///     stopped_, then look at the cells. All sequentially consistent, so each pair sees at least one of the two.
+/// Source: the ring of sequence cells is Dmitry Vyukov's bounded MPMC queue; the rest is this project's.
+class channel {
+ public:
+  struct config {
+    std::size_t capacity = 1;
+    full_policy policy = full_policy::block;
+    bool shared = false;  ///< several consumers
+    std::size_t payload_bytes = 0;
+    bool blocks = false;  ///< payloads are pointers to event blocks; each seat owns a reference
+  };
+
+  explicit channel(const config& made) noexcept;
+  ~channel();
+  channel(const channel&) = delete;
+  channel& operator=(const channel&) = delete;
+
+  /// Offers `count` events without a lock: takes what fits, decides what the policy decides. True: all decided. False: go
+  /// on with `offer_slowly` for what is left.
+  bool offer_quickly(const std::byte* events, std::size_t count, offer_outcome& outcome) noexcept;
+
+  /// Decides the rest of an offer under the mutex. `evicted_event` has room for one payload. With `line`, `place` is put
+  /// in line when the policy is `block` and there is no seat. `refusal` is the reason given when it may not wait.
+  void offer_slowly(const std::byte* events, std::size_t count, offer_patience patience, errc refusal, waiter* place,
+                    std::byte* evicted_event, offer_outcome& outcome) noexcept;
+
+  /// Consumer: copies the next event to `out` and frees its seat. `sequence` counts seats from 1.
+  take_status take(std::byte* out, std::uint64_t& sequence) noexcept;
+  /// Consumer: looks for waiters to admit and to tell. `resting`: it is about to rest, tell all.
+  void serve(bool resting) noexcept;
+  /// Whether anybody is in line or admitted and untold: then call `serve` before resting.
+  bool wants_service() const noexcept { return hint_.load() != 0; }
+  /// Consumer: goes to sleep. False: there is work and the wake-up has been taken back: go on. True: asleep, or already
+  /// claimed by a producer, which schedules it.
+  bool try_sleep() noexcept;
+  /// Whether an event is ready to be taken; exact for the consumer only.
+  bool ready() const noexcept;
+  /// Claims a sleeping consumer; true: the caller must schedule it.
+  bool claim_sleeper() noexcept { return idle_.load() != 0 && idle_.exchange(0) != 0; }
+
+  /// Takes the waiter out of the line: it is settled by the caller then. False: it has been decided, `settle` comes or came;
+  /// or it was admitted and untold: then it is settled now, with `why` none.
+  enum class withdrawal : std::uint8_t { withdrawn, was_admitted, settled_elsewhere };
+  withdrawal withdraw(waiter& place, errc why) noexcept;
+  /// The owner will not look by itself any more. True: it was admitted meanwhile and is settled now.
+  bool ask_to_be_told(waiter& place) noexcept;
+
+  /// Takes no more offers; callers that wait and may be released are put on `released` (settle them after).
+  /// Parked outputs (tell_at_once from the start, `keep_parked`) stay in line.
+  void begin_drain(waiter_list& released) noexcept;
+  /// Releases waiting threads (not parked outputs) while staying open.
+  void release_callers(waiter_list& released) noexcept;
+  /// No event begins any more: discards what is queued, rejects who waits. Idempotent.
+  void stop(waiter_list& released) noexcept;
+
+  bool draining() const noexcept { return phase_.load() == draining_phase; }
+  bool stopped() const noexcept { return phase_.load() == stopped_phase; }
+  /// Draining, nothing queued, nobody in line.
+  bool drained() noexcept;
+
+  channel_counts counts() noexcept;
+  std::size_t capacity() const noexcept { return capacity_; }
+  std::size_t payload_bytes() const noexcept { return payload_bytes_; }
+  bool blocks() const noexcept { return blocks_; }
+  /// Whether the policy makes an offer wait.
+  bool waits_when_full() const noexcept { return policy_ == full_policy::block; }
+
+ private:
+  static constexpr std::uint64_t flag = std::uint64_t{1} << 63;
+  static constexpr std::uint64_t tomb = ~std::uint64_t{0};
+  static constexpr std::uint32_t hint_line = 1;
+  static constexpr std::uint32_t hint_untold = 2;
+  static constexpr std::uint32_t open_phase = 0;
+  static constexpr std::uint32_t draining_phase = 1;
+  static constexpr std::uint32_t stopped_phase = 2;
+
+  struct cell {
+    atomic<std::uint64_t> seq;
+    std::byte* payload() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
+  };
+  static_assert(sizeof(cell) == sizeof(std::uint64_t));
+
+  cell& at(std::byte* ring, std::uint64_t position) const noexcept {
+    return *reinterpret_cast<cell*>(ring + (position & mask_) * stride_);
+  }
+  void copy_payload(std::byte* to, const std::byte* from) const noexcept;
+  void write(std::byte* ring, std::uint64_t first, const std::byte* events, std::size_t count) noexcept;
+  bool after_write(std::byte* ring, std::uint64_t first, std::size_t count) noexcept;
+  bool allocate_ring() noexcept PENSTOCK_REQUIRES(m_);
+  std::size_t seat_locked(const std::byte* events, std::size_t count) noexcept PENSTOCK_REQUIRES(m_);
+  void admit_locked(waiter_list& told) noexcept PENSTOCK_REQUIRES(m_);
+  void tell_locked(waiter_list& told) noexcept PENSTOCK_REQUIRES(m_);
+  void settle_locked(waiter& place, errc why, waiter_list& told) noexcept PENSTOCK_REQUIRES(m_);
+  void refresh_locked() noexcept PENSTOCK_REQUIRES(m_);
+
+  // Constant after construction, but for the ring, which comes with the first event.
+  const std::size_t capacity_;
+  const std::size_t payload_bytes_;
+  const std::size_t stride_;
+  const std::uint64_t mask_;
+  const full_policy policy_;
+  const bool shared_;
+  const bool blocks_;
+  const bool locked_writes_;
+  atomic<std::byte*> ring_{nullptr};
+  atomic<std::uint32_t> stopped_{0};
+  atomic<std::uint32_t> phase_{open_phase};
+
+  // Producers.
+  alignas(64) atomic<std::uint64_t> tail_{flag};  // slow until the ring is there
+  atomic<std::uint64_t> known_begun_{0};
+
+  // Consumer.
+  alignas(64) atomic<std::uint64_t> begun_{0};
+  std::uint64_t head_ = 0;        // begun without the flag; the consumer's own
+  std::uint64_t tell_from_ = 0;   // untold waiters are told when begun reaches this
+
+  // Both, rarely.
+  alignas(64) atomic<std::uint32_t> hint_{0};
+  atomic<std::uint32_t> idle_{1};
+
+  mutex m_;  // protects what follows; no lock is taken while it is held
+  waiter_list line_ PENSTOCK_GUARDED_BY(m_);
+  waiter_list untold_ PENSTOCK_GUARDED_BY(m_);
+  std::uint64_t stopped_begun_ PENSTOCK_GUARDED_BY(m_) = 0;
+  std::uint64_t evicted_ PENSTOCK_GUARDED_BY(m_) = 0;
+  std::uint64_t pending_ PENSTOCK_GUARDED_BY(m_) = 0;
+
+  alignas(64) atomic<std::uint64_t> dropped_{0};
+  atomic<std::uint64_t> rejected_[16] = {};
+};
+
+}  // namespace penstock::sync

@@ -1,0 +1,57 @@
+// A pool of simulated workers: a thin shell over the simulation's own lists.
+// Floor 8, room testing.
+#include "exec/worker_pool_options.hpp"
+#include "testing/simulation_core.hpp"
+
+#include <cstdio>
+#include <system_error>
+#include <utility>
+
+namespace penstock::testing::detail {
+namespace {
+
+/// The machine's number of cores would make a seed mean something else on another machine.
+constexpr unsigned default_threads = 4;
+
+}  // namespace
+
+simulated_pool::simulated_pool(simulation_core& core, std::string name, std::uint32_t index_in_simulation,
+                               worker_pool_options options)
+    : index(index_in_simulation), core_(core), name_(std::move(name)), options_(std::move(options)) {
+  const auto refuse = [&](const char* text) {
+    throw std::system_error(make_error_code(errc::invalid_argument), "worker pool \"" + name_ + "\": " + text);
+  };
+  auto& fields = options_.get();
+  if (!fields.threads_set) fields.threads = default_threads;
+  if (name_.empty()) refuse("a pool needs a name");
+  if (fields.threads == 0) refuse("threads(0) leaves nobody to work; give at least 1");
+  if (fields.budget == 0) refuse("budget(0) lets no event through; give at least 1");
+  if (fields.on_thread_start)
+    for (unsigned worker = 0; worker < fields.threads; ++worker) fields.on_thread_start(worker);
+}
+
+simulated_pool::~simulated_pool() = default;
+
+void simulated_pool::schedule(runnable& item) noexcept { core_.schedule(*this, item); }
+errc simulated_pool::post(unique_function<void()> work) { return core_.post(*this, std::move(work)); }
+const clock& simulated_pool::time() const noexcept { return core_.time(); }
+timer_service& simulated_pool::timers() noexcept { return core_; }
+unsigned simulated_pool::stop(steady_time deadline) noexcept { return core_.stop_pool(*this, deadline); }
+std::size_t simulated_pool::ready_approx() const noexcept { return core_.ready_in(*this); }
+unsigned simulated_pool::threads() const noexcept { return options_.get().threads; }
+bool simulated_pool::may_wait() const noexcept { return options_.get().may_wait; }
+unsigned simulated_pool::budget() const noexcept { return options_.get().budget; }
+
+void simulated_pool::report(const failure& record) noexcept {
+  try {
+    if (options_.get().on_failure) {
+      options_.get().on_failure(record);
+      return;
+    }
+    std::fputs(("penstock: " + to_string(record) + "\n").c_str(), stderr);
+  } catch (...) {
+    std::fputs("penstock: a failure hook threw, and the failure it was told of could not be described\n", stderr);
+  }
+}
+
+}  // namespace penstock::testing::detail
