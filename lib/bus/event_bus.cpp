@@ -295,7 +295,7 @@ void bus_core::close() noexcept { phase_.store(phase::closed); }
 
 topic_handle::topic_handle(const topic_handle& other) noexcept : topic_(other.topic_) {
   if (topic_ == nullptr) return;
-  topic_->bus().keep_topic(*topic_);
+  if (!topic_->bus().forked()) topic_->bus().keep_topic(*topic_);
   topic_->retain();
 }
 

@@ -438,7 +438,9 @@ void subscription::release() noexcept {
   if (core_ != nullptr) std::exchange(core_, nullptr)->release();
 }
 
-ledger subscription::ledger() const { return core_ != nullptr ? core_->ledger() : penstock::ledger{}; }
+ledger subscription::ledger() const {
+  return core_ != nullptr && !core_->bus().forked() ? core_->ledger() : penstock::ledger{};
+}
 std::string subscription::name() const { return core_ != nullptr ? core_->name : std::string(); }
 std::size_t subscription::capacity() const noexcept { return core_ != nullptr ? core_->channel.capacity() : 0; }
 

@@ -66,6 +66,11 @@ runtime_options&& runtime_options::environment(std::shared_ptr<execution_environ
   return std::move(environment(std::move(made)));
 }
 
+namespace {
+/// Workers that are in no call end within this; it is theirs even when the budget is spent.
+constexpr std::chrono::milliseconds at_once{20};
+}  // namespace
+
 struct runtime::state {
   std::shared_ptr<log> lines = std::make_shared<log>();
   std::chrono::nanoseconds default_limit{};
@@ -137,7 +142,7 @@ runtime::~runtime() {
       }
     } catch (...) {
     }
-    s.environment->stop_pools(steady_time::min());
+    s.environment->stop_pools(deadline_after(s.environment->time().now(), at_once));
   }
 }
 
@@ -171,7 +176,11 @@ shutdown_report runtime::state::look(std::string_view reason, steady_time began)
 shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::string_view reason) {
   const clock& time = environment->time();
   const steady_time began = time.now();
-  if (core->forked()) return look("forked", began);
+  if (core->forked()) {  // the locks may be held for ever by threads that did not come along
+    shutdown_report nothing;
+    nothing.reason = "forked: this process has none of the runtime's threads";
+    return nothing;
+  }
   core->close_intake();
   if (exec::current_context() != nullptr && done.load() == 0) return look(reason, began);
   {
@@ -212,10 +221,8 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
     const auto at_least = running == running_before[i] ? now - began : steady_time::duration::zero();
     made.stuck.push_back({each.name, each.event, running, at_least, each.file, each.line});
   }
-  // Workers that are in no call end at once; the moment is for them when the budget is spent.
-  constexpr std::chrono::milliseconds moment{20};
-  const steady_time at_once = deadline_after(time.now(), moment);
-  made.abandoned_workers = environment->stop_pools(deadline > at_once ? deadline : at_once);
+  const steady_time soon = deadline_after(time.now(), at_once);
+  made.abandoned_workers = environment->stop_pools(deadline > soon ? deadline : soon);
   for (const auto& each : all) made.subscriptions.push_back({each->name, each->event, each->ledger()});
   made.elapsed = time.now() - began;
   {
