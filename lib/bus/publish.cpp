@@ -215,11 +215,12 @@ class parked_output : public sync::waiter {
   }
   ~parked_output() = default;
 
+  // Who rejects it is inside the target's gate: the stopper, or the timer below.
   void decided() noexcept {
     if (why != errc::none) {
       const drop_reason reason = why == errc::timed_out ? drop_reason::timed_out : drop_reason::closed;
       for (std::size_t i = count_ - remaining; i < count_; ++i)
-        target_->tell_drop(payload_at(target_->channel, storage(), i), reason);
+        target_->tell_drop_inside(payload_at(target_->channel, storage(), i), reason);
     }
     producer_.output_decided();
     disarm();
@@ -227,11 +228,14 @@ class parked_output : public sync::waiter {
   }
 
   void deadline_passed() noexcept {
-    if (target_->channel.withdraw(*this, errc::timed_out) == sync::channel::withdrawal::withdrawn) {
+    const ref_ptr<subscription_core> target = target_;
+    const bool inside = target->enter();  // closed: whoever closed it has settled all
+    if (target->channel.withdraw(*this, errc::timed_out) == sync::channel::withdrawal::withdrawn) {
       armed_ = false;
       decided();
     }
     drop_owner();
+    if (inside) target->leave_gate();
   }
 
   void disarm() noexcept {

@@ -209,12 +209,16 @@ bool subscription_core::try_reap() noexcept {
   if (drop_hook_.target != nullptr) drop_hook_.destroy(drop_hook_.target);
   bus_->forget(*this);
   ended_.store(1);
-  sync::unpark_all(&ended_);
+  end_changes_.fetch_add(1);
+  sync::unpark_all(&end_changes_);
   notify_idle();
   return true;
 }
 
 void subscription_core::reap_later() noexcept {
+  // A closer that waits may do it before a worker comes to it: the workers may all be in other calls.
+  end_changes_.fetch_add(1);
+  sync::unpark_all(&end_changes_);
   if (reaper_.queued.exchange(1) != 0) return;
   retain();
   pool->schedule(reaper_);
@@ -283,9 +287,11 @@ bool subscription_core::wait_quiescent(steady_time deadline) {
 }
 
 bool subscription_core::wait_ended(steady_time deadline) {
-  while (!ended())
-    if (!sync::park(ended_, 0, deadline)) return ended();
-  return true;
+  for (;;) {
+    const std::uint32_t seen = end_changes_.load();
+    if (try_reap()) return true;
+    if (!sync::park(end_changes_, seen, deadline)) return try_reap();
+  }
 }
 
 std::uint64_t subscription_core::running_sequence() const noexcept {
@@ -324,15 +330,21 @@ penstock::ledger subscription_core::ledger() noexcept {
 }
 
 void subscription_core::tell_drop(const void* payload, drop_reason reason) noexcept {
+  if (drop_hook_.invoke == nullptr || !enter()) return;
+  tell_drop_inside(payload, reason);
+  leave_gate();
+}
+
+void subscription_core::tell_drop_inside(const void* payload, drop_reason reason) noexcept {
   if (drop_hook_.invoke == nullptr) return;
   exec::context* current = exec::current_context();
   if (current != nullptr && current->kind == exec::context_kind::hook) return;  // a drop caused by a hook is only counted
-  if (!enter()) return;
-  {
-    exec::context hook{exec::context_kind::hook};
-    exec::context_scope scope(&hook);
-    drop_hook_.invoke(drop_hook_.target, payload, reason);
-  }
+  exec::context hook{exec::context_kind::hook};
+  exec::context_scope scope(&hook);
+  drop_hook_.invoke(drop_hook_.target, payload, reason);
+}
+
+void subscription_core::leave_gate() noexcept {
   if (leave()) reap_later();  // not here: the closure must not die on a publisher's stack
 }
 
@@ -340,10 +352,11 @@ void subscription_core::stop() noexcept {
   topic_->remove(*this);
   const bool inside = enter();  // the hook is told of rejected outputs under the gate
   sync::waiter_list released;
-  channel.stop(released);
-  released.settle_all();
-  close_gate();
-  if (inside) leave();
+  if (channel.stop(released)) {
+    released.settle_all();
+    close_gate();  // by the one who stopped it, when the hook has been told of everything
+  }
+  if (inside) leave();  // the caller reaps, here or elsewhere
   notify_idle();
 }
 
@@ -354,7 +367,7 @@ void subscription_core::begin_drain() noexcept {
   channel.begin_drain(released);
   released.settle_all();
   close_gate_if_drained();
-  if (inside) leave();
+  if (inside) leave();  // the caller reaps, here or elsewhere
 }
 
 void subscription_core::release_callers() noexcept {

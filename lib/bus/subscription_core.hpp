@@ -102,6 +102,11 @@ class subscription_core final : public ref_counted<subscription_core> {
 
   /// Tells the user's hook of one dropped event, under the gate.
   void tell_drop(const void* payload, drop_reason reason) noexcept;
+  /// The same for a caller that is inside already. The hook must not be lost when the gate closes meanwhile.
+  void tell_drop_inside(const void* payload, drop_reason reason) noexcept;
+  /// The gate: whoever is inside keeps the closure alive. False: it has closed.
+  bool enter() noexcept;
+  void leave_gate() noexcept;
   bool has_drop_hook() const noexcept { return drop_hook_.invoke != nullptr; }
 
   penstock::ledger ledger() noexcept;
@@ -131,7 +136,6 @@ class subscription_core final : public ref_counted<subscription_core> {
   static constexpr std::uint64_t gate_reaped = std::uint64_t{1} << 62;
   static constexpr std::uint64_t gate_count = gate_reaped - 1;
 
-  bool enter() noexcept;
   /// True: the gate is closed and this was the last one inside: somebody has to reap.
   bool leave() noexcept;
   void close_gate() noexcept { gate_.fetch_or(gate_closed); }
@@ -152,7 +156,8 @@ class subscription_core final : public ref_counted<subscription_core> {
 
   /// Bits: 63 closed (nobody enters), 62 reaped, the rest: how many lanes, hooks and closers are inside.
   sync::atomic<std::uint64_t> gate_{0};
-  sync::atomic<std::uint32_t> ended_{0};  // 1: reaped; waited on by closers
+  sync::atomic<std::uint32_t> ended_{0};        // 1: reaped
+  sync::atomic<std::uint32_t> end_changes_{0};  // moves when closers have to look again
   sync::atomic<std::uint32_t> idle_watchers_{0};
   sync::atomic<std::uint32_t> idle_changes_{0};
 

@@ -206,6 +206,15 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
   made.drained = core->wait_idle(drain_until);
 
   core->close();
+  if (made.drained) {
+    // A publish that was admitted before the intake closed may have been seated only now: it is handled, not discarded.
+    for (const auto& each : all) {
+      each->begin_drain();
+      each->try_reap();
+    }
+    for (const auto& each : all)
+      if (!each->wait_ended(deadline)) made.drained = false;
+  }
   for (const auto& each : all) {
     if (!made.drained) each->request_stop();
     each->stop();

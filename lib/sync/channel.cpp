@@ -70,9 +70,15 @@ void channel::write(std::byte* ring, std::uint64_t first, const std::byte* event
 // Invariant 5: the cells are written; now look whether somebody slept or stopped meanwhile.
 bool channel::after_write(std::byte* ring, std::uint64_t first, std::size_t count) noexcept {
   if (stopped_.load() != 0) {
+    std::uint64_t begun = 0;
+    {
+      lock_guard lock(m_);
+      begun = stopped_begun_;
+    }
     for (std::size_t i = 0; i < count; ++i) {
+      if (first + i < begun) continue;  // begun before the stop: it is the consumer's, and its cell may be another's by now
       cell& written = at(ring, first + i);
-      if (written.seq.exchange(tomb) != tomb && blocks_) {
+      if (written.seq.exchange(tomb) == first + i + 1 && blocks_) {
         void* block = nullptr;
         std::memcpy(&block, written.payload(), sizeof block);
         detail::release_block(block);
@@ -372,13 +378,13 @@ void channel::begin_drain(waiter_list& released) noexcept {
   release_callers(released);
 }
 
-void channel::stop(waiter_list& released) noexcept {
+bool channel::stop(waiter_list& released) noexcept {
   std::byte* ring = nullptr;
   std::uint64_t first = 0;
   std::uint64_t last = 0;
   {
     lock_guard lock(m_);
-    if (phase_.load() == stopped_phase) return;
+    if (phase_.load() == stopped_phase) return false;
     phase_.store(stopped_phase);
     tail_.fetch_or(flag);
     ring = ring_.load();
@@ -390,7 +396,7 @@ void channel::stop(waiter_list& released) noexcept {
     refresh_locked();
     stopped_.store(1);
   }
-  if (ring == nullptr) return;
+  if (ring == nullptr) return true;
   // Destroys user events: outside the lock.
   for (std::uint64_t position = first; position != last; ++position) {
     cell& queued = at(ring, position);
@@ -400,6 +406,7 @@ void channel::stop(waiter_list& released) noexcept {
       detail::release_block(block);
     }
   }
+  return true;
 }
 
 bool channel::drained() noexcept {

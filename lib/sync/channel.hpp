@@ -121,8 +121,8 @@ class channel {
   void begin_drain(waiter_list& released) noexcept;
   /// Releases waiting threads (not parked outputs) while staying open.
   void release_callers(waiter_list& released) noexcept;
-  /// No event begins any more: discards what is queued, rejects who waits. Idempotent.
-  void stop(waiter_list& released) noexcept;
+  /// No event begins any more: discards what is queued, rejects who waits. False: it was stopped before.
+  bool stop(waiter_list& released) noexcept;
 
   bool draining() const noexcept { return phase_.load() == draining_phase; }
   bool stopped() const noexcept { return phase_.load() == stopped_phase; }

@@ -20,14 +20,14 @@ class unique_function<Result(Args...)> {
   unique_function(std::nullptr_t) noexcept {}
 
   template <class F>
-    requires(!std::is_same_v<std::remove_cvref_t<F>, unique_function> &&
-             std::is_invocable_r_v<Result, std::remove_cvref_t<F>&, Args...>)
+    requires(!std::is_same_v<std::decay_t<F>, unique_function> &&
+             std::is_invocable_r_v<Result, std::decay_t<F>&, Args...>)
   unique_function(F&& callable)
-      : target_(new std::remove_cvref_t<F>(std::forward<F>(callable))),
+      : target_(new std::decay_t<F>(std::forward<F>(callable))),
         call_([](void* target, Args... args) -> Result {
-          return static_cast<Result>((*static_cast<std::remove_cvref_t<F>*>(target))(std::forward<Args>(args)...));
+          return static_cast<Result>((*static_cast<std::decay_t<F>*>(target))(std::forward<Args>(args)...));
         }),
-        destroy_([](void* target) noexcept { delete static_cast<std::remove_cvref_t<F>*>(target); }) {}
+        destroy_([](void* target) noexcept { delete static_cast<std::decay_t<F>*>(target); }) {}
 
   unique_function(unique_function&& other) noexcept
       : target_(std::exchange(other.target_, nullptr)), call_(other.call_), destroy_(other.destroy_) {}
