@@ -2,6 +2,7 @@
 // Floor 5, room bus.
 #pragma once
 
+#include "base/fork_mark.hpp"
 #include "base/mutex.hpp"
 #include "base/ref_count.hpp"
 #include "bus/subscription_core.hpp"
@@ -26,19 +27,6 @@ struct bus_hooks {
   unique_function<void(const std::string&)> on_unmatched;
   /// The last resort, when a hook itself fails.
   unique_function<void(const std::string& line)> log;
-};
-
-/// A page that the kernel empties in a child process: tells a fork without a system call.
-class fork_mark {
- public:
-  fork_mark();
-  ~fork_mark();
-  fork_mark(const fork_mark&) = delete;
-  fork_mark& operator=(const fork_mark&) = delete;
-  bool forked() const noexcept { return page_ != nullptr && *page_ == 0; }
-
- private:
-  volatile unsigned char* page_ = nullptr;
 };
 
 class bus_core final : public ref_counted<bus_core> {

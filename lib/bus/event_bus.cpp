@@ -5,9 +5,6 @@
 #include "bus/bus_core.hpp"
 #include "exec/context.hpp"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -41,23 +38,6 @@ std::string describe_layout(std::size_t size, std::size_t align, std::uint32_t s
 }
 
 }  // namespace
-
-fork_mark::fork_mark() {
-  const auto size = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-  void* page = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (page == MAP_FAILED) refuse(errc::not_enough_memory, "event bus: no page for the fork mark");
-  page_ = static_cast<volatile unsigned char*>(page);
-  *page_ = 1;
-  if (madvise(page, size, MADV_WIPEONFORK) != 0) {
-    munmap(page, size);
-    page_ = nullptr;  // a kernel older than 4.14: forks go unnoticed
-  }
-}
-
-fork_mark::~fork_mark() {
-  if (page_ != nullptr)
-    munmap(const_cast<unsigned char*>(page_), static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
-}
 
 bus_core::bus_core(std::shared_ptr<execution_environment> made, scheduler_ptr default_pool, bus_hooks hooks)
     : environment(std::move(made)), default_pool_(std::move(default_pool)), hooks_(std::move(hooks)) {}
@@ -293,7 +273,7 @@ void bus_core::close() noexcept { phase_.store(phase::closed); }
 
 // --- handles -----------------------------------------------------------------------------------------------------------
 
-topic_handle::topic_handle(const topic_handle& other) noexcept : topic_(other.topic_) {
+topic_handle::topic_handle(const topic_handle& other) noexcept : topic_(other.topic_), refused_(other.refused_) {
   if (topic_ == nullptr) return;
   if (!topic_->bus().forked()) topic_->bus().keep_topic(*topic_);
   topic_->retain();
@@ -306,14 +286,14 @@ topic_handle::~topic_handle() {
 }
 
 publish_result topic_handle::publish(const publish_request& request) const {
-  if (topic_ == nullptr) return publish_result(errc::closed);
+  if (topic_ == nullptr) return publish_result(refused_);
   return topic_->publish(request);
 }
 
 bool topic_handle::matched() const noexcept { return topic_ != nullptr && topic_->matched(); }
 
 publish_result topic_handle::publish_unmatched(std::size_t count) const noexcept {
-  if (topic_ == nullptr) return publish_result(errc::closed);
+  if (topic_ == nullptr) return publish_result(refused_);
   return topic_->publish_unmatched(count);
 }
 
@@ -344,7 +324,7 @@ detail::topic_handle event_bus::open_topic(const detail::event_type& type) const
 }
 
 detail::topic_handle event_bus::find_topic(const detail::event_type& type) const {
-  if (core_->admission() != errc::none) return {};
+  if (const errc refused = core_->admission(); refused != errc::none) return detail::topic_handle(refused);
   return detail::topic_handle(core_->open_topic(type).release());
 }
 

@@ -26,6 +26,7 @@ void lane::run(unsigned budget) {
     core->try_reap();
     return;
   }
+  core->working_.fetch_add(1);
   turn_end end = turn_end::stopped;
   try {
     exec::context handling{exec::context_kind::lane, this};
@@ -46,6 +47,7 @@ void lane::finish(turn_end end) noexcept {
   // When asleep or resting, somebody else may already run this lane: only the core may be touched.
   subscription_core& owner = *core;
   scheduler& pool = *owner.pool;
+  owner.working_.fetch_sub(1);
   if (end == turn_end::asleep || end == turn_end::resting || end == turn_end::stopped) owner.notify_idle();
   if (end == turn_end::asleep && owner.channel.draining()) owner.close_gate_if_drained();
   if (owner.leave()) owner.try_reap();
@@ -377,7 +379,7 @@ void subscription_core::release_callers() noexcept {
 }
 
 void subscription_core::close_gate_if_drained() noexcept {
-  if (!channel.drained()) return;
+  if (working_.load() != 0 || !channel.drained()) return;
   for (unsigned i = 0; i < concurrency_; ++i)
     if (lanes_[i].has_outputs()) return;
   close_gate();

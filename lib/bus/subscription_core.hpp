@@ -156,6 +156,9 @@ class subscription_core final : public ref_counted<subscription_core> {
 
   /// Bits: 63 closed (nobody enters), 62 reaped, the rest: how many lanes, hooks and closers are inside.
   sync::atomic<std::uint64_t> gate_{0};
+  /// Lanes between their entry and the end of their turn. A drained channel closes its gate when it is 0: a call that runs
+  /// may still park outputs. Whoever drains sets the phase, then looks here; a lane lowers this, then looks at the phase.
+  sync::atomic<std::uint32_t> working_{0};
   sync::atomic<std::uint32_t> ended_{0};        // 1: reaped
   sync::atomic<std::uint32_t> end_changes_{0};  // moves when closers have to look again
   sync::atomic<std::uint32_t> idle_watchers_{0};

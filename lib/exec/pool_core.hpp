@@ -2,6 +2,7 @@
 // Floor 2, room exec.
 #pragma once
 
+#include "base/fork_mark.hpp"
 #include "base/mutex.hpp"
 #include "exec/posted_queue.hpp"
 #include "exec/ready_list.hpp"
@@ -31,6 +32,7 @@ class pool_core : public std::enable_shared_from_this<pool_core> {
   const std::string name;
   worker_pool_options::fields options;
   const clock& time;
+  const fork_mark fork;
   ready_list list;
   posted_queue posted;
 
@@ -50,6 +52,7 @@ class pool_core : public std::enable_shared_from_this<pool_core> {
   mutex workers_m_;  // protects what follows; taken with no other lock held
   std::list<worker> workers_ PENSTOCK_GUARDED_BY(workers_m_);
   unsigned started_ PENSTOCK_GUARDED_BY(workers_m_) = 0;
+  unsigned start_error_at_ PENSTOCK_GUARDED_BY(workers_m_) = 0;
   std::exception_ptr start_error_ PENSTOCK_GUARDED_BY(workers_m_);
   sync::atomic<std::uint32_t> changes_{0};  // moves when a worker has started or ended
 };

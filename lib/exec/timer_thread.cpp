@@ -53,6 +53,7 @@ void timer_thread::remove_locked(timer_node& node) noexcept {
 }
 
 errc timer_thread::arm(timer_node& node) noexcept {
+  if (fork_.forked()) return errc::forked;
   bool first = false;
   {
     lock_guard lock(m_);
@@ -111,6 +112,10 @@ void timer_thread::run() {
 }
 
 void timer_thread::stop() noexcept {
+  if (fork_.forked()) {  // no thread to join, and the handle of one would end the process
+    new std::thread(std::move(thread_));
+    return;
+  }
   std::thread thread;
   {
     lock_guard lock(m_);

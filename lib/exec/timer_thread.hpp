@@ -2,6 +2,7 @@
 // Floor 2, room exec.
 #pragma once
 
+#include "base/fork_mark.hpp"
 #include "base/mutex.hpp"
 #include "sync/atomic.hpp"
 
@@ -32,6 +33,7 @@ class timer_thread final : public timer_service {
   void remove_locked(timer_node& node) noexcept PENSTOCK_REQUIRES(m_);
 
   const clock& time_;
+  const fork_mark fork_;
   mutex m_;  // protects what follows; taken with no other lock held
   std::vector<timer_node*> heap_ PENSTOCK_GUARDED_BY(m_);
   bool stopping_ PENSTOCK_GUARDED_BY(m_) = false;

@@ -22,40 +22,45 @@ worker_pool_options::worker_pool_options(worker_pool_options&&) noexcept = defau
 worker_pool_options& worker_pool_options::operator=(worker_pool_options&&) noexcept = default;
 worker_pool_options::~worker_pool_options() = default;
 
+worker_pool_options::fields& worker_pool_options::made() {
+  if (!fields_) fields_ = std::make_unique<fields>();  // set again after it was moved from
+  return *fields_;
+}
+
 worker_pool_options& worker_pool_options::threads(unsigned count) & {
-  fields_->threads = count;
-  fields_->threads_set = true;
+  made().threads = count;
+  made().threads_set = true;
   return *this;
 }
 worker_pool_options&& worker_pool_options::threads(unsigned count) && { return std::move(threads(count)); }
 worker_pool_options& worker_pool_options::budget(unsigned events) & {
-  fields_->budget = events;
+  made().budget = events;
   return *this;
 }
 worker_pool_options&& worker_pool_options::budget(unsigned events) && { return std::move(budget(events)); }
 worker_pool_options& worker_pool_options::wait(wait_strategy strategy, std::chrono::nanoseconds spin_time) & {
   constexpr std::chrono::nanoseconds longest = std::chrono::milliseconds(1);
-  fields_->strategy = strategy;
-  fields_->spin_time = std::clamp(spin_time, std::chrono::nanoseconds::zero(), longest);
+  made().strategy = strategy;
+  made().spin_time = std::clamp(spin_time, std::chrono::nanoseconds::zero(), longest);
   return *this;
 }
 worker_pool_options&& worker_pool_options::wait(wait_strategy strategy, std::chrono::nanoseconds spin_time) && {
   return std::move(wait(strategy, spin_time));
 }
 worker_pool_options& worker_pool_options::may_wait(bool yes) & {
-  fields_->may_wait = yes;
+  made().may_wait = yes;
   return *this;
 }
 worker_pool_options&& worker_pool_options::may_wait(bool yes) && { return std::move(may_wait(yes)); }
 worker_pool_options& worker_pool_options::on_thread_start(unique_function<void(unsigned)> hook) & {
-  fields_->on_thread_start = std::move(hook);
+  made().on_thread_start = std::move(hook);
   return *this;
 }
 worker_pool_options&& worker_pool_options::on_thread_start(unique_function<void(unsigned)> hook) && {
   return std::move(on_thread_start(std::move(hook)));
 }
 worker_pool_options& worker_pool_options::on_failure(unique_function<void(const failure&)> hook) & {
-  fields_->on_failure = std::move(hook);
+  made().on_failure = std::move(hook);
   return *this;
 }
 worker_pool_options&& worker_pool_options::on_failure(unique_function<void(const failure&)> hook) && {
@@ -65,11 +70,13 @@ worker_pool_options&& worker_pool_options::on_failure(unique_function<void(const
 namespace exec {
 namespace {
 
-worker_pool_options::fields checked(const std::string& name, worker_pool_options::fields&& fields) {
+worker_pool_options::fields checked(const std::string& name, worker_pool_options&& given) {
   const auto refuse = [&](const std::string& text) {
     throw std::system_error(make_error_code(errc::invalid_argument), "worker pool \"" + name + "\": " + text);
   };
   if (name.empty()) refuse("a pool needs a name");
+  if (given.moved_from()) refuse("its options were moved from; make new ones");
+  worker_pool_options::fields& fields = given.get();
   if (!fields.threads_set) fields.threads = std::max(2U, std::thread::hardware_concurrency());
   if (fields.threads == 0) refuse("threads(0) leaves nobody to work; give at least 1");
   if (fields.budget == 0) refuse("budget(0) lets no event through; give at least 1");
@@ -80,7 +87,7 @@ worker_pool_options::fields checked(const std::string& name, worker_pool_options
 }  // namespace
 
 pool_core::pool_core(std::string given, worker_pool_options made, const clock& clock)
-    : name(std::move(given)), options(checked(name, std::move(made.get()))), time(clock), list(options.spin_time, clock) {}
+    : name(std::move(given)), options(checked(name, std::move(made))), time(clock), list(options.spin_time, clock) {}
 
 void pool_core::start_one(unsigned index) {
   lock_guard lock(workers_m_);
@@ -96,30 +103,37 @@ void pool_core::start_one(unsigned index) {
 
 void pool_core::start_workers() {
   unsigned asked = 0;
-  std::exception_ptr error;
+  std::exception_ptr no_thread;
   try {
     for (; asked < options.threads; ++asked) start_one(asked);
   } catch (...) {
-    error = std::current_exception();
+    no_thread = std::current_exception();
   }
+  std::exception_ptr hook_threw;
+  unsigned hook_at = 0;
   for (;;) {
     const std::uint32_t seen = changes_.load();
     {
       lock_guard lock(workers_m_);
       if (started_ >= asked) {
-        if (!error) error = start_error_;
+        hook_threw = start_error_;
+        hook_at = start_error_at_;
         break;
       }
     }
     sync::park(changes_, seen, no_deadline);
   }
-  if (!error) return;
+  if (!no_thread && !hook_threw) return;
   stop(no_deadline);
+  const std::string who = "worker pool \"" + name + "\": ";
   try {
-    std::rethrow_exception(error);
+    std::rethrow_exception(no_thread ? no_thread : hook_threw);
   } catch (const std::system_error& failed) {
-    throw std::system_error(failed.code(), "worker pool \"" + name + "\": thread " + std::to_string(asked + 1) + " of " +
-                                               std::to_string(options.threads) + " did not start");
+    if (no_thread)
+      throw std::system_error(failed.code(), who + "thread " + std::to_string(asked + 1) + " of " +
+                                                 std::to_string(options.threads) + " did not start");
+    throw std::system_error(failed.code(),
+                            who + "the on_thread_start hook of thread " + std::to_string(hook_at) + " threw");
   }
 }
 
@@ -131,7 +145,10 @@ void pool_core::run_worker(worker& self) {
   } catch (...) {
     good = false;
     lock_guard lock(workers_m_);
-    if (!start_error_) start_error_ = std::current_exception();
+    if (!start_error_) {
+      start_error_ = std::current_exception();
+      start_error_at_ = self.index + 1;
+    }
   }
   {
     lock_guard lock(workers_m_);
@@ -222,6 +239,7 @@ void pool_core::report(const failure& record) noexcept {
 
 errc pool_core::post(unique_function<void()> work) noexcept {
   if (!work) return errc::invalid_argument;
+  if (fork.forked()) return errc::forked;
   if (list.stopping()) return errc::closed;
   if (!posted.push(work)) return errc::not_enough_memory;
   if (list.push_posted()) return errc::none;
@@ -237,6 +255,7 @@ void pool_core::drop_left() noexcept {
 }
 
 unsigned pool_core::stop(steady_time deadline) noexcept {
+  if (fork.forked()) return 0;  // nobody to wait for
   list.stop();
   const auto own = std::this_thread::get_id();
   unsigned left = 0;

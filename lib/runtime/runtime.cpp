@@ -30,40 +30,45 @@ runtime_options::runtime_options(runtime_options&&) noexcept = default;
 runtime_options& runtime_options::operator=(runtime_options&&) noexcept = default;
 runtime_options::~runtime_options() = default;
 
+runtime_options::fields& runtime_options::made() {
+  if (!fields_) fields_ = std::make_unique<fields>();  // set again after it was moved from
+  return *fields_;
+}
+
 runtime_options& runtime_options::pool(std::string_view name, worker_pool_options options) & {
-  fields_->pools.insert_or_assign(std::string(name), std::move(options));
+  made().pools.insert_or_assign(std::string(name), std::move(options));
   return *this;
 }
 runtime_options&& runtime_options::pool(std::string_view name, worker_pool_options options) && {
   return std::move(pool(name, std::move(options)));
 }
 runtime_options& runtime_options::on_failure(unique_function<void(const failure&)> hook) & {
-  fields_->on_failure = std::move(hook);
+  made().on_failure = std::move(hook);
   return *this;
 }
 runtime_options&& runtime_options::on_failure(unique_function<void(const failure&)> hook) && {
   return std::move(on_failure(std::move(hook)));
 }
 runtime_options& runtime_options::on_unmatched(unique_function<void(const std::string&)> hook) & {
-  fields_->on_unmatched = std::move(hook);
+  made().on_unmatched = std::move(hook);
   return *this;
 }
 runtime_options&& runtime_options::on_unmatched(unique_function<void(const std::string&)> hook) && {
   return std::move(on_unmatched(std::move(hook)));
 }
 runtime_options& runtime_options::shutdown_within(std::chrono::nanoseconds limit) & {
-  fields_->shutdown_within = limit;
+  made().shutdown_within = limit;
   return *this;
 }
 runtime_options&& runtime_options::shutdown_within(std::chrono::nanoseconds limit) && {
   return std::move(shutdown_within(limit));
 }
-runtime_options& runtime_options::environment(std::shared_ptr<execution_environment> made) & {
-  fields_->environment = std::move(made);
+runtime_options& runtime_options::environment(std::shared_ptr<execution_environment> given) & {
+  made().environment = std::move(given);
   return *this;
 }
-runtime_options&& runtime_options::environment(std::shared_ptr<execution_environment> made) && {
-  return std::move(environment(std::move(made)));
+runtime_options&& runtime_options::environment(std::shared_ptr<execution_environment> given) && {
+  return std::move(environment(std::move(given)));
 }
 
 namespace {
@@ -91,6 +96,8 @@ struct runtime::state {
 runtime::runtime() : runtime(runtime_options()) {}
 
 runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
+  if (options.moved_from())
+    throw std::system_error(make_error_code(errc::invalid_argument), "runtime: its options were moved from; make new ones");
   runtime_options::fields& made = options.get();
   state& s = *state_;
   s.default_limit = made.shutdown_within;

@@ -32,7 +32,7 @@ struct handler_object {
 
 template <event E, class F>
 handler_object erase_handler(F&& handler) {
-  using target = std::remove_cvref_t<F>;
+  using target = std::decay_t<F>;
   constexpr bool with_call = std::is_invocable_v<target&, const E&, const call&>;
   constexpr bool plain = std::is_invocable_v<target&, const E&>;
   static_assert(with_call || plain, "a handler is callable as (const E&) or (const E&, const penstock::call&)");
@@ -49,11 +49,15 @@ handler_object erase_handler(F&& handler) {
       (*static_cast<target*>(self))(*static_cast<const E*>(event));
     };
   }
-  if constexpr (std::is_constructible_v<bool, const target&> && std::is_default_constructible_v<target>) {
-    if (!static_cast<bool>(handler)) return {};  // an empty function wrapper: refused by subscribe
-  }
-  made.target = new target(std::forward<F>(handler));
+  auto* owned = new target(std::forward<F>(handler));
+  made.target = owned;
   made.destroy = [](void* self) noexcept { delete static_cast<target*>(self); };
+  if constexpr (std::is_pointer_v<target> || (std::is_class_v<target> && requires { owned->operator bool(); })) {
+    if (!static_cast<bool>(*owned)) {  // an empty function pointer or wrapper: subscribe refuses it
+      delete owned;
+      return {};
+    }
+  }
   return made;
 }
 

@@ -40,10 +40,14 @@ class PENSTOCK_API topic_handle {
  public:
   topic_handle() noexcept = default;
   explicit topic_handle(topic* adopted) noexcept : topic_(adopted) {}
+  /// A handle to no topic, which answers with this.
+  explicit topic_handle(errc refused) noexcept : refused_(refused) {}
   topic_handle(const topic_handle& other) noexcept;
-  topic_handle(topic_handle&& other) noexcept : topic_(std::exchange(other.topic_, nullptr)) {}
+  topic_handle(topic_handle&& other) noexcept
+      : topic_(std::exchange(other.topic_, nullptr)), refused_(other.refused_) {}
   topic_handle& operator=(topic_handle other) noexcept {
     std::swap(topic_, other.topic_);
+    std::swap(refused_, other.refused_);
     return *this;
   }
   ~topic_handle();
@@ -59,6 +63,7 @@ class PENSTOCK_API topic_handle {
 
  private:
   topic* topic_ = nullptr;
+  errc refused_ = errc::closed;
 };
 
 }  // namespace detail

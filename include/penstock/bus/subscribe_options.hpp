@@ -73,7 +73,7 @@ class PENSTOCK_API subscribe_options {
   /// counted but not told.
   template <event E, class F>
   subscribe_options& on_drop(F&& hook) & {
-    using target = std::remove_cvref_t<F>;
+    using target = std::decay_t<F>;
     static_assert(std::is_nothrow_invocable_v<target&, const E&, drop_reason>,
                   "on_drop takes a noexcept callable as (const E&, penstock::drop_reason)");
     detail::drop_hook made;

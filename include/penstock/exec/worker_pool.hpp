@@ -50,8 +50,10 @@ class PENSTOCK_API worker_pool_options {
   struct fields;
   const fields& get() const noexcept { return *fields_; }
   fields& get() noexcept { return *fields_; }
+  bool moved_from() const noexcept { return fields_ == nullptr; }
 
  private:
+  fields& made();
   std::unique_ptr<fields> fields_;
 };
 

@@ -42,8 +42,10 @@ class PENSTOCK_API runtime_options {
 
   struct fields;
   fields& get() noexcept { return *fields_; }
+  bool moved_from() const noexcept { return fields_ == nullptr; }
 
  private:
+  fields& made();
   std::unique_ptr<fields> fields_;
 };
 
