@@ -293,7 +293,7 @@ class publishing {
         const thread_node& each = lines_->node(i);
         result_.accepted(each.admitted);
         if (each.why == errc::none) continue;
-        result_.rejected(each.core->name, each.why, each.remaining);
+        result_.rejected(*each.core, each.why, each.remaining);
         result_.refused_from(each.offered_before + each.admitted);
         result_.error(each.why);
       }
@@ -377,11 +377,11 @@ class publishing {
   void tally(subscription_core& member, const sync::offer_outcome& outcome) noexcept {
     result_.accepted(outcome.accepted);
     if (outcome.rejected > 0) {
-      result_.rejected(member.name, outcome.why, outcome.rejected);
+      result_.rejected(member, outcome.why, outcome.rejected);
       result_.refused_from(outcome.accepted);
     }
     if (outcome.dropped > 0) {
-      result_.dropped(member.name, outcome.dropped);
+      result_.dropped(member, outcome.dropped);
       result_.refused_from(outcome.accepted);
       if (member.has_drop_hook())
         for (std::size_t i = request_.count - outcome.dropped; i < request_.count; ++i)

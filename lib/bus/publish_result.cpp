@@ -3,47 +3,49 @@
 #include <penstock/bus/publish_result.hpp>
 
 #include "bus/result_builder.hpp"
+#include "bus/subscription_core.hpp"
 
-#include <cstring>
 #include <new>
 #include <ostream>
+#include <utility>
 
 namespace penstock {
-namespace detail {
+namespace {
 
-struct refusal_list {
-  static constexpr std::size_t most = 16;
-  static constexpr std::size_t longest_name = 63;
-  struct item {
-    char name[longest_name + 1];
-    errc reason;
-    std::uint64_t events;
-  };
-  std::size_t count = 0;
-  item items[most];
-};
+constexpr std::size_t near_refusals = 2;
+constexpr std::size_t most_refusals = 16;
 
-void destroy_refusals(refusal_list* list) noexcept { delete list; }
+}  // namespace
 
-}  // namespace detail
-
-void result_builder::name(const std::string& subscription, errc why, std::uint64_t events) noexcept {
-  if (result_.refusals_ == nullptr) result_.refusals_ = new (std::nothrow) detail::refusal_list;
-  detail::refusal_list* list = result_.refusals_;
-  if (list == nullptr || list->count == detail::refusal_list::most) return;  // counted all the same
-  auto& item = list->items[list->count++];
-  const std::size_t length = subscription.copy(item.name, detail::refusal_list::longest_name);
-  item.name[length] = '\0';
-  item.reason = why;
-  item.events = events;
+void result_builder::name(detail::subscription_core& subscription, errc why, std::uint64_t events) noexcept {
+  const std::size_t index = result_.refusals_;
+  if (index == most_refusals) return;  // counted all the same
+  if (index == near_refusals) {
+    result_.far_ = new (std::nothrow) detail::refusal[most_refusals - near_refusals];
+    if (result_.far_ == nullptr) return;
+  }
+  subscription.retain();
+  (index < near_refusals ? result_.near_[index] : result_.far_[index - near_refusals]) = {&subscription, why, events};
+  ++result_.refusals_;
 }
 
-std::size_t publish_result::refusals() const noexcept { return refusals_ != nullptr ? refusals_->count : 0; }
+void publish_result::take_refusals(publish_result& other) noexcept {
+  refusals_ = std::exchange(other.refusals_, 0);
+  near_[0] = other.near_[0];
+  if (refusals_ > 1) near_[1] = other.near_[1];
+  if (refusals_ > near_refusals) far_ = other.far_;
+}
+
+void publish_result::release_refusals() noexcept {
+  for (std::size_t i = 0; i < refusals_; ++i) (i < near_refusals ? near_[i] : far_[i - near_refusals]).who->release();
+  if (refusals_ > near_refusals) delete[] far_;
+  refusals_ = 0;
+}
 
 publish_result::refusal_view publish_result::refusal(std::size_t index) const noexcept {
-  if (index >= refusals()) return {"", errc::none, 0};
-  const auto& item = refusals_->items[index];
-  return {item.name, item.reason, item.events};
+  if (index >= refusals_) return {"", errc::none, 0};
+  const detail::refusal& item = index < near_refusals ? near_[index] : far_[index - near_refusals];
+  return {item.who->name.c_str(), item.reason, item.events};
 }
 
 std::string to_string(const publish_result& result) {

@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
 namespace penstock {
 
@@ -22,12 +21,12 @@ class result_builder {
     result_.matched_ += events;
     result_.parked_ += events;
   }
-  void dropped(const std::string& subscription, std::uint64_t events) noexcept {
+  void dropped(detail::subscription_core& subscription, std::uint64_t events) noexcept {
     result_.matched_ += events;
     result_.dropped_ += events;
     name(subscription, errc::full, events);
   }
-  void rejected(const std::string& subscription, errc why, std::uint64_t events) noexcept {
+  void rejected(detail::subscription_core& subscription, errc why, std::uint64_t events) noexcept {
     result_.matched_ += events;
     result_.rejected_ += events;
     name(subscription, why, events);
@@ -43,7 +42,7 @@ class result_builder {
   publish_result take() noexcept { return static_cast<publish_result&&>(result_); }
 
  private:
-  void name(const std::string& subscription, errc why, std::uint64_t events) noexcept;
+  void name(detail::subscription_core& subscription, errc why, std::uint64_t events) noexcept;
   publish_result result_;
 };
 

@@ -9,13 +9,17 @@
 #include <cstdint>
 #include <iosfwd>
 #include <string>
-#include <utility>
 
 namespace penstock {
 
 namespace detail {
-struct refusal_list;
-PENSTOCK_API void destroy_refusals(refusal_list* list) noexcept;
+class subscription_core;
+/// Who refused: keeps the name alive, nothing else.
+struct refusal {
+  subscription_core* who;
+  errc reason;
+  std::uint64_t events;
+};
 }  // namespace detail
 
 /// The outcome of one publish call, per subscription that was offered the event:
@@ -25,17 +29,17 @@ class PENSTOCK_API publish_result {
  public:
   publish_result() noexcept = default;
   explicit publish_result(errc error) noexcept : error_(error) {}
-  publish_result(publish_result&& other) noexcept { swap(other); }
+  publish_result(publish_result&& other) noexcept { take(other); }
   publish_result& operator=(publish_result&& other) noexcept {
-    publish_result taken(std::move(other));
-    swap(taken);
+    if (this != &other) {
+      forget_refusals();
+      take(other);
+    }
     return *this;
   }
   publish_result(const publish_result&) = delete;
   publish_result& operator=(const publish_result&) = delete;
-  ~publish_result() {
-    if (refusals_ != nullptr) detail::destroy_refusals(refusals_);
-  }
+  ~publish_result() { forget_refusals(); }
 
   std::uint64_t matched() const noexcept { return matched_; }    ///< offers made: events × subscriptions
   std::uint64_t accepted() const noexcept { return accepted_; }  ///< got a seat
@@ -50,27 +54,33 @@ class PENSTOCK_API publish_result {
   errc error() const noexcept { return error_; }
 
   /// One refusal: who, and why. At most 16 are kept; `rejected()` and `dropped()` count all.
+  /// Cost: two are kept in the result itself, more take one allocation.
   struct refusal_view {
     const char* subscription;
     errc reason;
     std::uint64_t events;
   };
-  std::size_t refusals() const noexcept;
+  std::size_t refusals() const noexcept { return refusals_; }
   refusal_view refusal(std::size_t index) const noexcept;
-
-  void swap(publish_result& other) noexcept {
-    std::swap(matched_, other.matched_);
-    std::swap(accepted_, other.accepted_);
-    std::swap(parked_, other.parked_);
-    std::swap(dropped_, other.dropped_);
-    std::swap(rejected_, other.rejected_);
-    std::swap(prefix_, other.prefix_);
-    std::swap(error_, other.error_);
-    std::swap(refusals_, other.refusals_);
-  }
 
  private:
   friend class result_builder;
+  void take(publish_result& other) noexcept {
+    matched_ = other.matched_;
+    accepted_ = other.accepted_;
+    parked_ = other.parked_;
+    dropped_ = other.dropped_;
+    rejected_ = other.rejected_;
+    prefix_ = other.prefix_;
+    error_ = other.error_;
+    if (other.refusals_ != 0) take_refusals(other);
+  }
+  void take_refusals(publish_result& other) noexcept;
+  void forget_refusals() noexcept {
+    if (refusals_ != 0) release_refusals();
+  }
+  void release_refusals() noexcept;
+
   std::uint64_t matched_ = 0;
   std::uint64_t accepted_ = 0;
   std::uint64_t parked_ = 0;
@@ -78,7 +88,9 @@ class PENSTOCK_API publish_result {
   std::uint64_t rejected_ = 0;
   std::size_t prefix_ = 0;
   errc error_ = errc::none;
-  detail::refusal_list* refusals_ = nullptr;
+  std::uint32_t refusals_ = 0;
+  detail::refusal near_[2];  // the first refusals_ of them
+  detail::refusal* far_;     // the further ones, when there are more than two
 };
 
 /// "matched 2, accepted 1, rejected 1 (ledger: full)"
