@@ -49,7 +49,8 @@ void lane::finish(turn_end end) noexcept {
   scheduler& pool = *owner.pool;
   owner.working_.fetch_sub(1);
   if (end == turn_end::asleep || end == turn_end::resting || end == turn_end::stopped) owner.notify_idle();
-  if (end == turn_end::asleep && owner.channel.draining()) owner.close_gate_if_drained();
+  // Whoever lowers working_ to 0 looks, whatever its own turn ended with: the lane may have gone on elsewhere already.
+  if (end != turn_end::yielded && owner.channel.draining()) owner.close_gate_if_drained();
   if (owner.leave()) owner.try_reap();
   if (end == turn_end::yielded) {
     owner.retain();
