@@ -1,0 +1,39 @@
+// The events that join the stages: a file was found, was read, was hashed.
+// Floor 9, room demo.
+#pragma once
+
+#include "buffer_pool.hpp"
+#include "descriptor.hpp"
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+namespace digest {
+
+/// Walker (or manifest) to reader.
+struct file_found {
+  std::string name;                             ///< as it will stand in the manifest
+  std::shared_ptr<const descriptor> directory;  ///< the open directory it was found in; null: `name` is the way to it
+  std::size_t leaf_at = 0;                      ///< where the last part of `name` starts, when there is a directory
+  std::string expected;                         ///< the digest a manifest claims; empty when there is none to compare
+};
+
+/// Reader to hasher. A file of up to one buffer travels whole; of a longer one the head, and the open file for the
+/// rest.
+struct file_read {
+  std::string name;
+  std::string expected;
+  pooled_buffer head;
+  std::size_t head_bytes = 0;
+  descriptor rest;
+};
+
+/// Hasher to writer; also reader to writer when a file of a manifest could not be read.
+struct file_hashed {
+  std::string name;
+  std::string expected;
+  std::string hex;  ///< empty: it could not be read
+};
+
+}  // namespace digest

@@ -1,0 +1,176 @@
+// The command line of penstock-digest.
+// Floor 9, room demo.
+#include "options.hpp"
+
+#include "text.hpp"
+
+#include <penstock/base/version.hpp>
+
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <string_view>
+#include <thread>
+
+namespace digest {
+
+namespace {
+
+constexpr std::string_view help_text = R"(usage: penstock-digest [options] PATH...
+       penstock-digest [options] --check FILE
+
+Prints the digest of every regular file below each PATH, as sha256sum does, in the order in which they are done.
+A symbolic link is followed only when it is itself a PATH.
+
+  -o FILE                  write to FILE instead of standard output; FILE appears whole or not at all
+  --check FILE             verify the digests a manifest claims (- is standard input)
+  --algorithm NAME         sha256 (the default) or sha512
+  --workers N              how many files are hashed at once, 1 to 256; default: one for each core
+  --capacity N             how many events may wait before each stage, 1 to 4096; default 64.
+                           Before the hasher never more than 16, because those carry up to 128 kB each.
+  --throttle STAGE=TIME    let a stage (reader, hasher, writer) rest before each event; may be repeated
+  --report FILE            write what became of every event as JSON, also when interrupted
+  --deadline TIME          how long the orderly end may take; default: as long as it needs, 2s after Ctrl-C
+  --quiet                  no progress and no notes, only errors
+  --help, --version
+
+TIME is a number and a unit: 250ms, 5s, 2min.
+Ctrl-C stops in order and leaves no half manifest; a second one stops at once.
+Exit status: 0 all well; 1 something could not be read, written or verified (it was named); 2 usage;
+130 or 143 after SIGINT or SIGTERM.
+)";
+
+constexpr std::size_t largest_capacity = 4096;
+constexpr unsigned most_workers = 256;
+constexpr auto longest_throttle = std::chrono::hours(1);
+constexpr auto longest_deadline = std::chrono::hours(24);
+
+/// A whole number in a range, or a usage error that says the range.
+std::size_t number_option(const char* name, const std::string& text, std::size_t lowest, std::size_t highest) {
+  std::size_t value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stopped, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stopped != end || value < lowest || value > highest)
+    throw usage_error(std::string(name) + ": '" + for_terminal(text) + "' is no whole number from " +
+                      std::to_string(lowest) + " to " + std::to_string(highest) + "; write for instance " + name + " " +
+                      std::to_string(std::min<std::size_t>(highest, 4)));
+  return value;
+}
+
+std::chrono::nanoseconds duration_option(const std::string& name, std::string_view text, const char* example,
+                                         std::chrono::hours longest) {
+  const std::optional<std::chrono::nanoseconds> value = parse_duration(text);
+  if (!value)
+    throw usage_error(name + ": '" + for_terminal(text) + "' is no duration; write a number and a unit, for instance " +
+                      example);
+  if (*value > longest)
+    throw usage_error(name + ": '" + for_terminal(text) + "' is too long; write at most " +
+                      std::to_string(longest.count()) + "h");
+  return *value;
+}
+
+void throttle_option(options& made, const std::string& text) {
+  const std::size_t equals = text.find('=');
+  const std::string name = text.substr(0, equals);
+  const auto* const found = std::find(stage_names.begin(), stage_names.end(), name);
+  if (found == stage_names.end())
+    throw usage_error("--throttle: there is no stage '" + for_terminal(name) +
+                      "'; the stages are reader, hasher and writer");
+  if (equals == std::string::npos)
+    throw usage_error("--throttle: '" + for_terminal(text) + "' has no time; write for instance " + name + "=5ms");
+  made.throttle[static_cast<std::size_t>(found - stage_names.begin())] = duration_option(
+      "--throttle " + name, std::string_view(text).substr(equals + 1), (name + "=5ms").c_str(), longest_throttle);
+}
+
+void file_option(const CLI::Option* option, const char* name, const std::string& value) {
+  if (option->count() != 0 && value.empty())
+    throw usage_error(std::string(name) + ": the name of the file is empty; write one");
+}
+
+}  // namespace
+
+command parse_command_line(int count, const char* const* arguments) {
+  command made;
+  options& result = made.options;
+  result.workers = std::clamp(std::thread::hardware_concurrency(), 1U, most_workers);
+
+  // Everything behind `--` is a path. CLI11 gets what is before; the paths among it come back as its extras, because
+  // its lists of values would split a path such as "[a,b]".
+  std::vector<std::string> before;
+  std::vector<std::string> after;
+  bool only_paths = false;
+  for (int at = 1; at < count; ++at) {
+    const std::string argument = arguments[at];
+    if (!only_paths && argument == "--")
+      only_paths = true;
+    else
+      (only_paths ? after : before).push_back(argument);
+  }
+
+  CLI::App app;
+  app.set_help_flag();
+  app.allow_extras();
+  bool help = false;
+  bool version = false;
+  std::string workers;
+  std::string capacity;
+  std::string deadline;
+  std::vector<std::string> throttles;
+  app.add_flag("-h,--help", help);
+  app.add_flag("--version", version);
+  app.add_flag("-q,--quiet", result.quiet);
+  const CLI::Option* const output_option = app.add_option("-o,--output", result.output);
+  const CLI::Option* const check_option = app.add_option("-c,--check", result.check);
+  const CLI::Option* const report_option = app.add_option("--report", result.report);
+  app.add_option("--algorithm", result.algorithm);
+  const CLI::Option* const workers_option = app.add_option("--workers", workers);
+  const CLI::Option* const capacity_option = app.add_option("--capacity", capacity);
+  const CLI::Option* const deadline_option = app.add_option("--deadline", deadline);
+  app.add_option("--throttle", throttles)->allow_extra_args(false);
+  try {
+    std::reverse(before.begin(), before.end());  // CLI11 takes them from the back
+    app.parse(std::move(before));
+  } catch (const CLI::ParseError& error) {
+    throw usage_error(for_terminal(error.what()) + "; see --help");
+  }
+
+  if (help) {
+    made.print = help_text;
+    return made;
+  }
+  if (version) {
+    made.print = std::string("penstock-digest ") + penstock::version() + "\n";
+    return made;
+  }
+
+  for (const std::string& extra : app.remaining()) {
+    if (extra.size() > 1 && extra.front() == '-')
+      throw usage_error("there is no option " + for_terminal(extra) +
+                        "; see --help, or write -- before a path that begins with -");
+    result.paths.push_back(extra);
+  }
+  result.paths.insert(result.paths.end(), after.begin(), after.end());
+  for (const std::string& path : result.paths)
+    if (path.empty()) throw usage_error("a PATH is empty; write . for the current directory");
+
+  file_option(output_option, "-o", result.output);
+  file_option(check_option, "--check", result.check);
+  file_option(report_option, "--report", result.report);
+  if (result.check.empty() && result.paths.empty())
+    throw usage_error("no PATH was given; name at least one file or directory, for instance .");
+  if (!result.check.empty() && !result.paths.empty())
+    throw usage_error("--check takes the names of the files from the manifest; leave out '" +
+                      for_terminal(result.paths.front()) + "'");
+  if (result.algorithm != "sha256" && result.algorithm != "sha512")
+    throw usage_error("--algorithm: '" + for_terminal(result.algorithm) + "' is not offered; write sha256 or sha512");
+  if (workers_option->count() != 0)
+    result.workers = static_cast<unsigned>(number_option("--workers", workers, 1, most_workers));
+  if (capacity_option->count() != 0) result.capacity = number_option("--capacity", capacity, 1, largest_capacity);
+  if (deadline_option->count() != 0)
+    result.deadline = duration_option("--deadline", deadline, "--deadline 5s", longest_deadline);
+  for (const std::string& throttle : throttles) throttle_option(result, throttle);
+  return made;
+}
+
+}  // namespace digest

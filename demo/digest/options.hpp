@@ -1,0 +1,46 @@
+// The command line of penstock-digest.
+// Floor 9, room demo.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace digest {
+
+enum class stage { reader, hasher, writer };
+inline constexpr std::array<const char*, 3> stage_names = {"reader", "hasher", "writer"};
+
+struct options {
+  std::vector<std::string> paths;
+  std::string output;  ///< empty: standard output
+  std::string check;   ///< a manifest to verify; empty: make one
+  std::string report;  ///< empty: none
+  std::string algorithm = "sha256";
+  unsigned workers = 1;
+  std::size_t capacity = 64;
+  std::array<std::chrono::nanoseconds, 3> throttle{};  ///< by stage
+  std::optional<std::chrono::nanoseconds> deadline;
+  bool quiet = false;
+};
+
+/// A command line that cannot be followed; the text names the option and what to write instead.
+class usage_error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// What the command line asks for: work, or a text for standard output.
+struct command {
+  digest::options options;
+  std::string print;  ///< of --help or --version; not empty: print it and do nothing else
+};
+
+/// Throws usage_error.
+command parse_command_line(int count, const char* const* arguments);
+
+}  // namespace digest
