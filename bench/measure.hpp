@@ -1,0 +1,45 @@
+// Runs the workloads: interleaved, bracketed by probes, until enough runs count.
+// Floor 9, bench.
+#pragma once
+
+#include "series.hpp"
+#include "system.hpp"
+#include "workload.hpp"
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace bench {
+
+/// One line of the result: a system in a workload.
+struct row {
+  std::string workload;
+  system_entry system;
+  std::string unit;
+  better direction = better::higher;
+  std::optional<statistics> figure;  ///< empty: see `state`
+  std::string state;                 ///< "near", "far", "one core", "any", "not counted" or "wrong"
+  std::size_t tried = 0;
+};
+
+struct measured {
+  std::vector<row> rows;
+  std::vector<std::string> problems;  ///< wrong runs; the program fails when there is one
+  bool stuck = false;                 ///< threads of a system are still inside: only reporting is left to do
+  std::vector<double> one_way_ns;     ///< of every probe
+  double others_percent = -1;         ///< of the machine's processor time, taken by other processes; -1: unknown
+  double stolen_percent = -1;         ///< taken by the host
+};
+
+struct measure_options {
+  std::size_t runs = 5;          ///< counted runs each system needs
+  std::size_t most_rounds = 20;  ///< after that a system without enough of them is "not counted"
+};
+
+/// `said` is told of progress, a line at a time.
+measured measure(const std::vector<workload>& what, const std::vector<system_entry>& systems,
+                 const measure_options& options, const std::function<void(const std::string&)>& said);
+
+}  // namespace bench

@@ -1,0 +1,280 @@
+// Goals, tables, JSON.
+// Floor 9, bench.
+#include "report.hpp"
+
+#include "neighbours.hpp"
+
+#include <penstock/base/version.hpp>
+
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iomanip>
+#include <ostream>
+#include <sstream>
+#include <thread>
+
+namespace bench {
+
+namespace {
+
+using json = nlohmann::ordered_json;
+
+/// The mode goals are judged in: what a user gets without asking.
+constexpr const char* default_mode = "park";
+
+const row* find_row(const std::vector<row>& rows, const std::string& workload, const std::string& system,
+                    const std::string& mode) {
+  for (const auto& one : rows)
+    if (one.workload == workload && one.system.name == system && one.system.mode == mode) return &one;
+  return nullptr;
+}
+
+goal ahead_of_the_field(const std::vector<row>& rows, const std::string& workload) {
+  goal made;
+  made.id = "1" + workload;
+  made.target = 2;
+  made.what = workload + ": penstock (park) / best peer that is bounded and parks, at least";
+  const row* subject = find_row(rows, workload, "penstock", default_mode);
+  const row* best = nullptr;
+  for (const auto& one : rows) {
+    if (one.workload != workload || one.system.kind != system_kind::bounded_parking) continue;
+    if (!one.figure) return made;  // the best peer may be the one that is missing
+    if (best == nullptr || one.figure->median > best->figure->median) best = &one;
+  }
+  if (subject == nullptr || !subject->figure || best == nullptr || subject->state != best->state) return made;
+  made.what = workload + ": penstock (park) / best peer that is bounded and parks (" + best->system.name + ", " +
+              best->system.mode + "; " + best->state + "), at least";
+  made.measured = subject->figure->median / best->figure->median;
+  made.met = *made.measured >= made.target;
+  return made;
+}
+
+/// The worst of several rows against an upper limit.
+goal at_most(const std::vector<row>& rows, std::string id, std::string what, double target,
+             const std::vector<std::string>& workloads) {
+  goal made;
+  made.id = std::move(id);
+  made.what = std::move(what);
+  made.target = target;
+  std::optional<double> worst;
+  for (const auto& workload : workloads) {
+    const row* one = find_row(rows, workload, "penstock", default_mode);
+    if (one == nullptr || !one->figure) return made;
+    worst = std::max(worst.value_or(one->figure->median), one->figure->median);
+  }
+  made.measured = worst;
+  made.met = *worst <= target;
+  return made;
+}
+
+std::string first_line_of(const char* path, const std::string& key) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);)
+    if (line.rfind(key, 0) == 0) {
+      const auto colon = line.find(':');
+      const auto begin = colon == std::string::npos ? std::string::npos : line.find_first_not_of(' ', colon + 1);
+      return begin == std::string::npos ? line : line.substr(begin);
+    }
+  return "unknown";
+}
+
+std::string number(double value) {
+  if (value == 0) return "0";
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(value < 0.1 ? 5 : value < 10 ? 2 : value < 1000 ? 1 : 0) << value;
+  return out.str();
+}
+
+/// Columns padded to the widest cell; the first two to the left, the others to the right.
+void print_columns(std::ostream& out, const std::vector<std::vector<std::string>>& lines) {
+  std::vector<std::size_t> widths;
+  for (const auto& line : lines) {
+    widths.resize(std::max(widths.size(), line.size()));
+    for (std::size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
+  }
+  for (const auto& line : lines) {
+    for (std::size_t i = 0; i < line.size(); ++i)
+      out << "  " << (i < 2 ? std::left : std::right) << std::setw(static_cast<int>(widths[i])) << line[i];
+    out << std::right << '\n';
+  }
+}
+
+/// "2.31" when penstock is 2.31 times better than the row, whichever direction is better.
+std::string times_better(const row* subject, const row& one) {
+  if (subject == nullptr || !subject->figure || !one.figure || subject->state != one.state) return "-";
+  const double mine = subject->figure->median;
+  const double theirs = one.figure->median;
+  const double over = one.direction == better::higher ? theirs : mine;
+  const double under = one.direction == better::higher ? mine : theirs;
+  return over == 0 || under == 0 ? "-" : number(under / over);
+}
+
+}  // namespace
+
+std::vector<goal> judge(const std::vector<row>& rows) {
+  std::vector<goal> goals;
+  for (const char* workload : {"A", "B", "C", "D"}) goals.push_back(ahead_of_the_field(rows, workload));
+  goals.push_back(at_most(rows, "2", "the publisher's cost of 8 subscriptions / of 1 (park), at most", 3, {"fanout"}));
+  goals.push_back(
+      at_most(rows, "5a", "allocations per publish of a 64-byte event, to 1 and to 8", 0, {"I.event.1", "I.event.8"}));
+  goals.push_back(at_most(rows, "5b", "allocations per publish of a 256-byte std::string, to 1 and to 8, at most", 1,
+                          {"I.text.1", "I.text.8"}));
+  goals.push_back(
+      at_most(rows, "5c", "bytes of an idle subscription whose ring was never used, at most", 1024, {"I.idle"}));
+  return goals;
+}
+
+bool release_build() noexcept {
+#if defined(NDEBUG) && defined(__OPTIMIZE__)
+  return true;
+#else
+  return false;
+#endif
+}
+
+std::string describe_build() { return BENCH_BUILD; }
+
+json describe_machine(const measured& result, effort how_much) {
+  json machine;
+  machine["model"] = first_line_of("/proc/cpuinfo", "model name");
+  machine["cores"] = std::thread::hardware_concurrency();
+  utsname system{};
+  if (uname(&system) == 0) machine["kernel"] = std::string(system.sysname) + " " + system.release;
+#if defined(__clang__)
+  machine["compiler"] = std::string("clang ") + __clang_version__;
+#else
+  machine["compiler"] = std::string("g++ ") + __VERSION__;
+#endif
+  machine["build"] = describe_build();
+  machine["library"] = std::string("penstock ") + penstock::version();
+  machine["counts"] = how_much == effort::full ? "full" : "quick";
+  if (result.others_percent >= 0) machine["other_processes_percent"] = result.others_percent;
+  if (result.stolen_percent >= 0) machine["stolen_by_host_percent"] = result.stolen_percent;
+  if (!result.one_way_ns.empty()) {
+    const auto probes = summarize(result.one_way_ns);
+    machine["cache_line_one_way_ns"] = {{"median", probes.median}, {"min", probes.min}, {"max", probes.max}};
+    machine["near_up_to_ns"] = near_limit_ns;
+  }
+  return machine;
+}
+
+json to_json(const json& machine, const measured& result, const std::vector<goal>& goals) {
+  json document;
+  document["machine"] = machine;
+  document["runs"] = json::array();
+  for (const auto& one : result.rows) {
+    json made;
+    made["workload"] = one.workload;
+    made["system"] = one.system.name;
+    made["mode"] = one.system.mode;
+    made["unit"] = one.unit;
+    made["median"] = one.figure ? json(one.figure->median) : json();
+    made["min"] = one.figure ? json(one.figure->min) : json();
+    made["max"] = one.figure ? json(one.figure->max) : json();
+    made["counted"] = one.figure ? one.figure->count : 0;
+    made["state"] = one.state;
+    document["runs"].push_back(std::move(made));
+  }
+  document["goals"] = json::array();
+  for (const auto& one : goals) {
+    json made;
+    made["id"] = one.id;
+    made["what"] = one.what;
+    made["target"] = one.target;
+    made["measured"] = one.measured ? json(*one.measured) : json();
+    made["met"] = one.met ? json(*one.met) : json();
+    document["goals"].push_back(std::move(made));
+  }
+  return document;
+}
+
+void print_tables(std::ostream& out, const std::vector<workload>& what, const measured& result,
+                  const std::vector<goal>& goals) {
+  for (const auto& workload : what) {
+    std::vector<std::vector<std::string>> lines{
+        {"system", "mode", "median", "min", "max", "spread", "runs", "state", "park x", "spin x", "kind"}};
+    const row* park = find_row(result.rows, workload.id, "penstock", "park");
+    const row* spin = find_row(result.rows, workload.id, "penstock", "spin_then_park");
+    for (const auto& one : result.rows) {
+      if (one.workload != workload.id) continue;
+      std::vector<std::string> line{one.system.name, one.system.mode};
+      if (one.figure) {
+        const auto& figure = *one.figure;
+        line.insert(line.end(), {number(figure.median), number(figure.min), number(figure.max),
+                                 number(figure.spread_percent()) + " %", std::to_string(figure.count)});
+      } else {
+        line.insert(line.end(), {"-", "-", "-", "-", "of " + std::to_string(one.tried)});
+      }
+      line.insert(line.end(),
+                  {one.state, times_better(park, one), times_better(spin, one), to_string(one.system.kind)});
+      lines.push_back(std::move(line));
+    }
+    if (lines.size() == 1) continue;
+    out << '\n'
+        << workload.id << ": " << workload.what << " [" << workload.unit << ", "
+        << (workload.direction == better::higher ? "more" : "less") << " is better]\n";
+    print_columns(out, lines);
+  }
+  out << "\n\"park x\", \"spin x\": how many times better penstock is than the row, publishing one event per call, "
+         "with\n"
+         "the pool parking or spinning first; compared in the same state only.\n";
+  out << "\nGoals (judged with the pool's default, park)\n";
+  std::vector<std::vector<std::string>> lines{{"id", "goal", "target", "measured", ""}};
+  for (const auto& one : goals)
+    lines.push_back({one.id, one.what, number(one.target), one.measured ? number(*one.measured) : "-",
+                     one.met ? (*one.met ? "met" : "NOT met") : "not measured"});
+  print_columns(out, lines);
+  if (result.others_percent > disturbing_percent || result.stolen_percent > disturbing_percent)
+    out << "\nDISTURBED: other processes had " << number(std::max(0.0, result.others_percent))
+        << " % of the machine and its host " << number(std::max(0.0, result.stolen_percent))
+        << " %. Measure again when it is quiet; figures that stand somewhere need that.\n";
+  for (const auto& problem : result.problems) out << "\nWRONG RUN, no figure: " << problem << '\n';
+}
+
+std::string check_shape(const json& document) {
+  const auto number_or_null = [](const json& value) { return value.is_number() || value.is_null(); };
+  const auto keys = [](const json& object) {
+    std::vector<std::string> names;
+    for (const auto& item : object.items()) names.push_back(item.key());
+    return names;
+  };
+  using names = std::vector<std::string>;
+  if (!document.is_object() || keys(document) != names{"machine", "runs", "goals"})
+    return "the document must have machine, runs, goals, in this order";
+  if (!document["machine"].is_object() || document["machine"].empty())
+    return "machine must be an object that says something";
+  if (!document["runs"].is_array() || document["runs"].empty()) return "runs must be an array that is not empty";
+  for (const auto& one : document["runs"]) {
+    if (!one.is_object() ||
+        keys(one) != names{"workload", "system", "mode", "unit", "median", "min", "max", "counted", "state"})
+      return "a run has other keys: " + one.dump();
+    for (const char* key : {"workload", "system", "mode", "unit", "state"})
+      if (!one[key].is_string() || one[key].get<std::string>().empty())
+        return std::string(key) + " must be a text: " + one.dump();
+    for (const char* key : {"median", "min", "max"})
+      if (!number_or_null(one[key])) return std::string(key) + " must be a number or null: " + one.dump();
+    if (!one["counted"].is_number_unsigned()) return "counted must be a count: " + one.dump();
+    if (one["median"].is_null() != (one["counted"] == 0))
+      return "a run without a figure must count 0 runs: " + one.dump();
+    if (!one["median"].is_null() && (one["min"] > one["median"] || one["median"] > one["max"]))
+      return "min, median, max are not in order: " + one.dump();
+  }
+  if (!document["goals"].is_array()) return "goals must be an array";
+  names ids;
+  for (const auto& one : document["goals"]) {
+    if (!one.is_object() || keys(one) != names{"id", "what", "target", "measured", "met"})
+      return "a goal has other keys: " + one.dump();
+    if (!one["id"].is_string() || !one["what"].is_string() || !one["target"].is_number())
+      return "a goal needs id, what and target: " + one.dump();
+    if (!number_or_null(one["measured"]) || !(one["met"].is_boolean() || one["met"].is_null()) ||
+        one["measured"].is_null() != one["met"].is_null())
+      return "measured and met are a number and a truth, or both null: " + one.dump();
+    ids.push_back(one["id"]);
+  }
+  if (ids != names{"1A", "1B", "1C", "1D", "2", "5a", "5b", "5c"}) return "the goals are others than agreed";
+  return {};
+}
+
+}  // namespace bench

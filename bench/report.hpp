@@ -1,0 +1,41 @@
+// What is told about the figures: the goals, a table for people, JSON for programs.
+// Floor 9, bench.
+#pragma once
+
+#include "measure.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <iosfwd>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace bench {
+
+/// A goal of the project, answered from the rows.
+struct goal {
+  std::string id;
+  std::string what;
+  double target = 0;
+  std::optional<double> measured;  ///< empty: not measurable in this run
+  std::optional<bool> met;
+};
+
+std::vector<goal> judge(const std::vector<row>& rows);
+
+/// What the figures were made on.
+nlohmann::ordered_json describe_machine(const measured& result, effort how_much);
+std::string describe_build();
+/// False for a build whose figures compare with nothing.
+bool release_build() noexcept;
+
+nlohmann::ordered_json to_json(const nlohmann::ordered_json& machine, const measured& result,
+                               const std::vector<goal>& goals);
+void print_tables(std::ostream& out, const std::vector<workload>& what, const measured& result,
+                  const std::vector<goal>& goals);
+
+/// Empty when `document` has the agreed shape, else what is wrong with it.
+std::string check_shape(const nlohmann::ordered_json& document);
+
+}  // namespace bench

@@ -1,0 +1,47 @@
+// The list of systems.
+// Floor 9, bench.
+#include "system.hpp"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+namespace bench {
+
+namespace {
+std::vector<system_entry>& list() {
+  static std::vector<system_entry> entries;
+  return entries;
+}
+}  // namespace
+
+const char* to_string(system_kind kind) noexcept {
+  switch (kind) {
+    case system_kind::subject:
+      return "penstock";
+    case system_kind::bounded_parking:
+      return "bounded, parks";
+    case system_kind::unbounded:
+      return "unbounded";
+    case system_kind::synchronous:
+      return "synchronous";
+    case system_kind::reference:
+      return "reference";
+  }
+  return "?";
+}
+
+bool register_system(system_entry entry) {
+  list().push_back(std::move(entry));
+  return true;
+}
+
+std::vector<system_entry> registered_systems() {
+  auto entries = list();
+  std::sort(entries.begin(), entries.end(), [](const system_entry& a, const system_entry& b) {
+    return std::tie(a.kind, a.span, a.name, a.mode) < std::tie(b.kind, b.span, b.name, b.mode);
+  });
+  return entries;
+}
+
+}  // namespace bench

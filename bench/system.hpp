@@ -1,0 +1,72 @@
+// What is measured: the systems (penstock and its peers), each registered by its own file.
+// Floor 9, bench.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace bench {
+
+/// What a system promises; a goal compares with the bounded ones that park.
+enum class system_kind {
+  subject,          ///< penstock itself
+  bounded_parking,  ///< bounded, ordered per producer, sleeps when there is nothing to do
+  unbounded,        ///< takes whatever comes: no back-pressure
+  synchronous,      ///< calls the subscribers on the producer's thread: no queue
+  reference,        ///< a bare queue that spins: a limit, not a bus
+};
+const char* to_string(system_kind kind) noexcept;
+
+/// The shape of one run.
+struct shape {
+  unsigned producers = 1;
+  unsigned subscribers = 1;
+  unsigned workers = 1;         ///< consumer threads; never more than subscribers
+  std::uint64_t events = 0;     ///< per producer
+  std::size_t capacity = 1024;  ///< seats per subscriber
+  std::chrono::milliseconds give_up{60'000};
+};
+
+/// What came of one run. `problem` is not empty when the run was wrong; then the figures mean nothing.
+struct stream_outcome {
+  std::string problem;
+  bool stuck = false;            ///< threads of the system are still inside: the process cannot go on
+  double seconds = 0;            ///< first publish to last delivery
+  double publisher_seconds = 0;  ///< mean over producers of first publish to return of the last one
+};
+
+struct allocation_outcome {
+  std::string problem;
+  bool stuck = false;
+  double per_publish = 0;  ///< of the whole process, consumers included
+};
+
+/// What a subscription that got nothing yet weighs.
+struct idle_outcome {
+  std::string problem;
+  double heap_bytes = 0;      ///< per subscription, taken from the allocator and not given back
+  double resident_bytes = 0;  ///< per subscription, growth of the process's resident memory
+};
+
+enum class payload { small, text };
+
+/// One system in one mode. `registered` are ordered by kind, then name, then mode.
+struct system_entry {
+  std::string name;
+  std::string mode;
+  system_kind kind = system_kind::reference;
+  std::string note;   ///< one sentence for the reader of the figures
+  unsigned span = 1;  ///< events per publish call
+  stream_outcome (*stream)(const shape& run) = nullptr;
+  allocation_outcome (*allocations)(const shape& run, payload what) = nullptr;   ///< null: not measured
+  idle_outcome (*idle)(unsigned subscriptions, std::size_t capacity) = nullptr;  ///< null: not measured
+};
+
+/// Called from a static initialiser in the system's file.
+bool register_system(system_entry entry);
+std::vector<system_entry> registered_systems();
+
+}  // namespace bench

@@ -1,0 +1,151 @@
+// The table of workloads and their fixed counts.
+// Floor 9, bench.
+#include "workload.hpp"
+
+#include "allocation_counter.hpp"
+
+#include <cstdint>
+#include <utility>
+
+namespace bench {
+
+namespace {
+
+constexpr std::size_t capacity = 1024;
+
+shape shaped(unsigned producers, unsigned subscribers, std::uint64_t events) {
+  shape run;
+  run.producers = producers;
+  run.subscribers = subscribers;
+  run.workers = subscribers > 1 ? 2 : 1;
+  run.events = events;
+  run.capacity = capacity;
+  return run;
+}
+
+measurement wrong(const std::string& problem, bool stuck) {
+  measurement failed;
+  failed.problem = problem;
+  failed.stuck = stuck;
+  return failed;
+}
+
+measurement throughput(const system_entry& system, const shape& run) {
+  const stream_outcome outcome = system.stream(run);
+  if (!outcome.problem.empty()) return wrong(outcome.problem, outcome.stuck);
+  measurement done;
+  done.value = static_cast<double>(run.events) * run.producers * run.subscribers / outcome.seconds / 1e6;
+  return done;
+}
+
+workload stream_workload(const char* id, const char* what, const char* unit, const shape& run) {
+  workload made;
+  made.id = id;
+  made.group = id;
+  made.what = what;
+  made.unit = unit;
+  made.applies = [](const system_entry&) { return true; };
+  made.run = [run](const system_entry& system) { return throughput(system, run); };
+  made.warm_up = [run](const system_entry& system) {
+    shape shorter = run;
+    shorter.events = run.events / 20 + 1;
+    return throughput(system, shorter);
+  };
+  return made;
+}
+
+/// Both shapes in one run, so that they are compared under the same conditions.
+measurement fan_out_cost(const system_entry& system, std::uint64_t events) {
+  const stream_outcome one = system.stream(shaped(1, 1, events));
+  if (!one.problem.empty()) return wrong("with 1 subscription: " + one.problem, one.stuck);
+  const stream_outcome eight = system.stream(shaped(1, 8, events));
+  if (!eight.problem.empty()) return wrong("with 8 subscriptions: " + eight.problem, eight.stuck);
+  measurement done;
+  done.value = eight.publisher_seconds / one.publisher_seconds;
+  return done;
+}
+
+workload allocation_workload(const char* id, const char* what, payload kind, unsigned subscribers,
+                             std::uint64_t events) {
+  workload made;
+  made.id = id;
+  made.group = std::string(1, 'I');
+  made.what = what;
+  made.unit = std::string("allocations/publish");
+  made.direction = better::lower;
+  made.depends_on = dependence::none;
+  made.applies = [](const system_entry& system) { return system.allocations != nullptr; };
+  made.run = [kind, run = shaped(1, subscribers, events)](const system_entry& system) {
+    const allocation_outcome outcome = system.allocations(run, kind);
+    if (!outcome.problem.empty()) return wrong(outcome.problem, outcome.stuck);
+    measurement done;
+    done.value = outcome.per_publish;
+    return done;
+  };
+  return made;
+}
+
+workload idle_workload(const char* id, const char* what, double idle_outcome::*figure, unsigned subscriptions) {
+  workload made;
+  made.id = id;
+  made.group = std::string(1, 'I');
+  made.what = what;
+  made.unit = std::string("bytes/subscription");
+  made.direction = better::lower;
+  made.depends_on = dependence::none;
+  made.applies = [](const system_entry& system) { return system.idle != nullptr; };
+  made.run = [figure, subscriptions](const system_entry& system) {
+    const idle_outcome outcome = system.idle(subscriptions, capacity);
+    if (!outcome.problem.empty()) return wrong(outcome.problem, false);
+    measurement done;
+    done.value = outcome.*figure;
+    return done;
+  };
+  return made;
+}
+
+}  // namespace
+
+std::vector<workload> workloads(effort how_much) {
+  // Fixed counts, so that a run of a system in the middle of the field takes a third of a second to a second.
+  const std::uint64_t part = how_much == effort::full ? 1 : 20;
+  std::vector<workload> all;
+  all.push_back(stream_workload("A", "1 producer -> 1 subscriber", "M events/s", shaped(1, 1, 4'000'000 / part)));
+  all.push_back(
+      stream_workload("B", "1 producer -> 8 subscribers on 2 workers", "M deliveries/s", shaped(1, 8, 600'000 / part)));
+  all.push_back(stream_workload("C", "4 producers -> 1 subscriber", "M events/s", shaped(4, 1, 1'000'000 / part)));
+  all.push_back(stream_workload("D", "4 producers -> 8 subscribers on 2 workers", "M deliveries/s",
+                                shaped(4, 8, 150'000 / part)));
+
+  workload fan_out;
+  fan_out.id = "fanout";
+  fan_out.group = "fanout";
+  fan_out.what = "the publisher's cost per event with 8 subscriptions / with 1";
+  fan_out.unit = "ratio";
+  fan_out.direction = better::lower;
+  fan_out.applies = [](const system_entry&) { return true; };
+  fan_out.run = [events = 600'000 / part](const system_entry& system) { return fan_out_cost(system, events); };
+  fan_out.warm_up = [events = 600'000 / part](const system_entry& system) {
+    return fan_out_cost(system, events / 20 + 1);
+  };
+  all.push_back(std::move(fan_out));
+
+  // Without the stand-ins for malloc there is nothing to count.
+  if (allocation_counter::available()) {
+    const std::uint64_t events = 200'000 / part;
+    const unsigned idle = how_much == effort::full ? 10'000 : 1'000;
+    all.push_back(allocation_workload("I.event.1", "64-byte event, 1 subscription", payload::small, 1, events));
+    all.push_back(allocation_workload("I.event.8", "64-byte event, 8 subscriptions", payload::small, 8, events));
+    all.push_back(allocation_workload("I.text.1", "std::string of 256 bytes, moved in, 1 subscription", payload::text,
+                                      1, events / 4));
+    all.push_back(allocation_workload("I.text.8", "std::string of 256 bytes, moved in, 8 subscriptions", payload::text,
+                                      8, events / 4));
+    all.push_back(idle_workload("I.idle", "heap of a subscription that got nothing yet (capacity 1024)",
+                                &idle_outcome::heap_bytes, idle));
+    all.push_back(
+        idle_workload("I.idle.resident", "the same, growth of resident memory", &idle_outcome::resident_bytes, idle));
+  }
+  return all;
+}
+
+}  // namespace bench
