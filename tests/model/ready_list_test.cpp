@@ -1,0 +1,179 @@
+// The ready list of a pool with simulated workers: nothing is run twice, nothing is left while a worker sleeps.
+// Floor 9, room tests.
+#include "../support/catch.hpp"
+
+#include "exec/ready_list.hpp"
+
+#include <penstock/testing/simulation.hpp>
+
+#include <cstdlib>
+#include <deque>
+#include <optional>
+
+using penstock::exec::ready_list;
+using penstock::testing::explore;
+using penstock::testing::gate;
+using penstock::testing::simulation;
+
+namespace {
+
+/// Something to run. `repeats`: how often it lists itself again, as a lane does whose budget is used up.
+class item final : public penstock::runnable {
+ public:
+  item(simulation& sim, ready_list& list) : sim_(sim), list_(list) {}
+  void run(unsigned) override {
+    sim_.require(listed_, "something was run that is in no list");
+    sim_.require(!running_, "one lane was run by two workers at once");
+    listed_ = false;
+    running_ = true;
+    ++runs;
+    sim_.yield();
+    if (stays_at) stays_at->wait();
+    running_ = false;
+    if (repeats > 0) {
+      --repeats;
+      listed_ = true;
+      ++listings;
+      list_.push_again(*this);
+    }
+  }
+  void dropped() noexcept override {}
+  void list() {
+    listed_ = true;
+    ++listings;
+    list_.push(*this);
+  }
+
+  int runs = 0;
+  int listings = 0;
+  int repeats = 0;
+  std::optional<gate> stays_at;
+
+ private:
+  simulation& sim_;
+  ready_list& list_;
+  bool listed_ = false;
+  bool running_ = false;
+};
+
+struct workers {
+  workers(simulation& sim, ready_list& list, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
+      ready_list::sleeper& self = sleepers.emplace_back();
+      sim.thread("worker", [this, &sim, &list, &self] {
+        for (;;) {
+          const ready_list::ready found = list.next(self);
+          if (found.kind == ready_list::what::stopped) return;
+          if (found.kind == ready_list::what::lane)
+            found.lane->run(1);
+          else
+            ++posted;
+          sim.require(posted <= promised, "posted work was handed out that nobody posted");
+        }
+      });
+    }
+  }
+  std::deque<ready_list::sleeper> sleepers;
+  int posted = 0;
+  int promised = 0;
+};
+
+}  // namespace
+
+TEST_CASE("two workers run what two threads push, each once for each push, and sleep only when nothing is ready") {
+  explore(10'000, [](simulation& sim) {
+    struct still final : penstock::clock {
+      penstock::steady_time now() const noexcept override { return {}; }
+    } time;
+    ready_list list(std::chrono::nanoseconds::zero(), time);
+    std::deque<item> items;
+    for (int i = 0; i < 4; ++i) {
+      items.emplace_back(sim, list);
+      items.back().repeats = static_cast<int>(sim.random(2));
+    }
+    workers crew(sim, list, 2);
+    for (std::size_t pusher = 0; pusher < 2; ++pusher) {
+      sim.thread("pusher", [&, pusher] {
+        for (std::size_t i = 0; i < 2; ++i) {
+          items[pusher * 2 + i].list();
+          if (sim.random(2) == 0) {
+            ++crew.promised;
+            sim.require(list.push_posted(), "an open list refused posted work");
+          }
+        }
+      });
+    }
+    sim.run_until_idle();
+    for (const item& each : items) sim.require(each.runs == each.listings, "a push was lost, or counted twice");
+    sim.require(crew.posted == crew.promised, "posted work was lost");
+    sim.require(list.size() == 0, "something is ready, and every worker sleeps");
+    sim.require(list.sleeping() == 2, "a worker is neither asleep nor at work");
+    list.stop();
+    sim.run_until_idle();
+    sim.require_all_done();
+  });
+}
+
+TEST_CASE("no ready lane stays behind a worker that is held by its handler while another worker sleeps") {
+  explore(10'000, [](simulation& sim) {
+    struct still final : penstock::clock {
+      penstock::steady_time now() const noexcept override { return {}; }
+    } time;
+    ready_list list(std::chrono::nanoseconds::zero(), time);
+    const gate held = sim.gate("a long call");
+    const std::size_t long_ones = 1 + sim.random(3);
+    std::deque<item> items;
+    for (std::size_t i = 0; i < 4; ++i) {
+      items.emplace_back(sim, list);
+      if (i < long_ones) items.back().stays_at = held;
+    }
+    workers crew(sim, list, 3);
+    for (std::size_t pusher = 0; pusher < 2; ++pusher) {
+      sim.thread("pusher", [&, pusher] {
+        for (std::size_t i = 0; i < 2; ++i) items[i * 2 + pusher].list();
+      });
+    }
+    sim.run_until_idle();
+    // The workers that are not held must have run all else: with three held ones the last may wait for a worker.
+    sim.require(list.size() == 0 || list.sleeping() == 0, "a lane is ready and a worker sleeps");
+    if (long_ones < 3)
+      for (const item& each : items) sim.require(each.runs == 1, "a lane waits although a worker is free");
+    held.open();
+    sim.run_until_idle();
+    for (const item& each : items) sim.require(each.runs == 1, "a lane was not run once");
+    list.stop();
+    sim.run_until_idle();
+    sim.require_all_done();
+  });
+}
+
+TEST_CASE("a stop against pushes ends every worker, and what is left is handed out once") {
+  explore(10'000, [](simulation& sim) {
+    struct still final : penstock::clock {
+      penstock::steady_time now() const noexcept override { return {}; }
+    } time;
+    ready_list list(std::chrono::nanoseconds::zero(), time);
+    std::deque<item> items;
+    for (int i = 0; i < 4; ++i) items.emplace_back(sim, list);
+    workers crew(sim, list, 2);
+    int refused = 0;
+    for (std::size_t pusher = 0; pusher < 2; ++pusher) {
+      sim.thread("pusher", [&, pusher] {
+        for (std::size_t i = 0; i < 2; ++i) items[pusher * 2 + i].list();
+        ++crew.promised;
+        if (!list.push_posted()) ++refused;
+      });
+    }
+    sim.thread("stopper", [&] { list.stop(); });
+    sim.run_until_idle();
+    sim.require_all_done();
+    int left = 0;
+    while (list.take_left() != nullptr) ++left;
+    int runs = 0;
+    for (const item& each : items) runs += each.runs;
+    sim.require(runs + left == 4, "a lane was neither run nor left");
+    int left_posted = 0;
+    while (list.take_left_posted()) ++left_posted;
+    sim.require(crew.posted + left_posted + refused == 2, "posted work was neither run, left nor refused");
+  });
+}

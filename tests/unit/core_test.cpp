@@ -1,0 +1,567 @@
+// The core from inside: the channel's seats and lines, the ready list, the timer heap, the versions of a topic.
+// Floor 9, room tests.
+#include "../support/catch.hpp"
+#include "../support/gate.hpp"
+
+#include "bus/bus_core.hpp"
+#include "bus/topic.hpp"
+#include "exec/ready_list.hpp"
+#include "exec/timer_thread.hpp"
+#include "sync/channel.hpp"
+
+#include <penstock/penstock.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <random>
+#include <set>
+#include <thread>
+#include <vector>
+
+using namespace std::chrono_literals;
+using namespace penstock_test;
+using penstock::errc;
+using penstock::sync::channel;
+using penstock::sync::full_policy;
+using penstock::sync::offer_outcome;
+using penstock::sync::offer_patience;
+using penstock::sync::take_status;
+using penstock::sync::waiter;
+using penstock::sync::waiter_list;
+using penstock::sync::waiter_state;
+
+namespace {
+
+// --- a channel of numbers, driven by hand ------------------------------------------------------------------------------
+
+struct numbers {
+  channel c;
+  explicit numbers(std::size_t capacity, full_policy policy = full_policy::block, bool shared = false)
+      : c({capacity, policy, shared, sizeof(std::uint64_t), false}) {}
+
+  /// Offers without waiting, as publish does: quickly, then slowly.
+  offer_outcome offer(std::uint64_t value, waiter* place = nullptr) { return offer_span({value}, place); }
+  offer_outcome offer_span(const std::vector<std::uint64_t>& values, waiter* place = nullptr) {
+    offer_outcome outcome;
+    const auto* events = reinterpret_cast<const std::byte*>(values.data());
+    if (c.offer_quickly(events, values.size(), outcome)) return outcome;
+    do {
+      const std::size_t done = outcome.accepted + outcome.dropped + outcome.rejected + outcome.unmatched;
+      outcome.evicted = false;
+      c.offer_slowly(events + done * sizeof(std::uint64_t), values.size() - done,
+                     place != nullptr ? offer_patience::line : offer_patience::never, errc::full, place,
+                     reinterpret_cast<std::byte*>(&evicted), outcome);
+      if (outcome.evicted) evictions.push_back(evicted);
+    } while (outcome.again);
+    return outcome;
+  }
+  /// The next number; 0 when there is none.
+  std::uint64_t take() {
+    std::uint64_t value = 0, sequence = 0;
+    if (c.take(reinterpret_cast<std::byte*>(&value), sequence) != take_status::taken) return 0;
+    last_sequence = sequence;
+    return value;
+  }
+
+  std::uint64_t evicted = 0;
+  std::uint64_t last_sequence = 0;
+  std::vector<std::uint64_t> evictions;
+};
+
+/// One that stands in line and notes when it is told.
+struct place : waiter {
+  std::uint64_t value;
+  std::vector<std::uint64_t>* told;
+  place(std::uint64_t given, std::vector<std::uint64_t>& log, bool at_once = false) : value(given), told(&log) {
+    tell_at_once = at_once;
+    settle = [](waiter& settled) noexcept {
+      auto& self = static_cast<place&>(settled);
+      self.told->push_back(self.value);
+    };
+  }
+  bool stand(numbers& in) {
+    offer_outcome outcome;
+    if (in.c.offer_quickly(reinterpret_cast<const std::byte*>(&value), 1, outcome)) return false;
+    in.c.offer_slowly(reinterpret_cast<const std::byte*>(&value), 1, offer_patience::line, errc::full, this, nullptr, outcome);
+    return outcome.queued_in_line;
+  }
+};
+
+void settle(waiter_list& released) { released.settle_all(); }
+
+}  // namespace
+
+TEST_CASE("a channel holds exactly its capacity, whatever the size of its ring", "[C1][Q3]") {
+  const std::size_t capacity = GENERATE(1, 2, 3, 5, 1000);
+  const bool shared = GENERATE(false, true);
+  numbers n(capacity, full_policy::block, shared);
+  for (int lap = 0; lap < 3; ++lap) {
+    for (std::uint64_t i = 1; i <= capacity; ++i) REQUIRE(n.offer(i).accepted == 1);
+    const auto beyond = n.offer(9999);
+    REQUIRE(beyond.accepted == 0);
+    REQUIRE(beyond.rejected == 1);
+    REQUIRE(beyond.why == errc::full);
+    REQUIRE(n.take() == 1);  // a seat is free from now on
+    REQUIRE(n.offer(capacity + 1).accepted == 1);
+    REQUIRE(n.offer(9999).accepted == 0);
+    for (std::uint64_t i = 2; i <= capacity + 1; ++i) REQUIRE(n.take() == i);
+    REQUIRE(n.take() == 0);
+  }
+  CHECK(n.last_sequence == 3 * (capacity + 1));
+  const auto counts = n.c.counts();
+  CHECK(counts.tail == counts.begun);
+  CHECK(counts.rejected[static_cast<std::size_t>(errc::full)] == 6);
+}
+
+TEST_CASE("a span takes what fits in one step, in order, over the end of the ring", "[C1][P2]") {
+  numbers n(5);
+  std::uint64_t next = 1, expected = 1;
+  for (int round = 0; round < 50; ++round) {
+    std::vector<std::uint64_t> span;
+    for (int i = 0; i < 1 + round % 7; ++i) span.push_back(next + static_cast<std::uint64_t>(i));
+    const auto outcome = n.offer_span(span);
+    CHECK(outcome.accepted == std::min<std::size_t>(span.size(), 5));
+    CHECK(outcome.accepted + outcome.rejected == span.size());
+    next += outcome.accepted;
+    while (const std::uint64_t taken = n.take()) CHECK(taken == expected++);
+  }
+  CHECK(next == expected);
+}
+
+TEST_CASE("a freed seat goes to the first in line without its thread's help, and nobody overtakes", "[C4]") {
+  numbers n(2);
+  std::vector<std::uint64_t> told;
+  n.offer(1);
+  n.offer(2);
+  place third(3, told), fourth(4, told);
+  REQUIRE(third.stand(n));
+  REQUIRE(fourth.stand(n));
+  CHECK(n.c.counts().pending == 2);
+  CHECK(n.offer(9).rejected == 1);  // refused while anybody waits
+  CHECK(n.take() == 1);             // the lane that frees the seat moves the first one in
+  CHECK(n.c.counts().pending == 1);
+  CHECK(n.c.counts().tail == 3);
+  CHECK(n.offer(9).rejected == 1);
+  for (const std::uint64_t each : {2, 3, 4}) CHECK(n.take() == each);
+  n.c.serve(true);
+  CHECK(told == std::vector<std::uint64_t>{3, 4});
+  CHECK(third.why == errc::none);
+  CHECK(third.state == waiter_state::settled);
+  CHECK(n.offer(5).accepted == 1);
+}
+
+TEST_CASE("who is withdrawn from the middle of a line takes no seat and strands nobody", "[C4][Q10]") {
+  numbers n(1);
+  std::vector<std::uint64_t> told;
+  n.offer(1);
+  std::deque<place> line;
+  for (std::uint64_t i = 2; i <= 6; ++i) REQUIRE(line.emplace_back(i, told).stand(n));
+  CHECK(n.c.withdraw(line[2], errc::cancelled) == channel::withdrawal::withdrawn);  // 4
+  CHECK(line[2].why == errc::cancelled);
+  CHECK(line[2].remaining == 1);
+  CHECK(n.c.withdraw(line[2], errc::cancelled) == channel::withdrawal::settled_elsewhere);
+  CHECK(n.c.withdraw(line[0], errc::timed_out) == channel::withdrawal::withdrawn);  // 2, the first
+  CHECK(n.c.withdraw(line[4], errc::timed_out) == channel::withdrawal::withdrawn);  // 6, the last
+  for (const std::uint64_t each : {1, 3, 5}) CHECK(n.take() == each);
+  CHECK(n.take() == 0);
+  n.c.serve(true);
+  CHECK(told == std::vector<std::uint64_t>{3, 5});
+  const auto counts = n.c.counts();
+  CHECK(counts.pending == 0);
+  CHECK(counts.rejected[static_cast<std::size_t>(errc::cancelled)] == 1);
+  CHECK(counts.rejected[static_cast<std::size_t>(errc::timed_out)] == 2);
+  CHECK(n.offer(7).accepted == 1);
+}
+
+TEST_CASE("who was admitted and is not told yet learns it when asking, or is told when the lane rests", "[C4][C5]") {
+  numbers n(8);
+  std::vector<std::uint64_t> told;
+  for (std::uint64_t i = 1; i <= 8; ++i) n.offer(i);
+  place asks(9, told), gives_up(10, told), rests(11, told), at_once(12, told, true);
+  for (place* each : {&asks, &gives_up, &rests, &at_once}) REQUIRE(each->stand(n));
+  for (std::uint64_t i = 1; i <= 4; ++i) CHECK(n.take() == i);  // four seats: all are admitted
+  CHECK(told == std::vector<std::uint64_t>{12});                // the others' wake-ups are put off
+  CHECK(n.c.ask_to_be_told(asks));
+  CHECK(asks.state == waiter_state::settled);
+  CHECK_FALSE(n.c.ask_to_be_told(asks));
+  CHECK(n.c.withdraw(gives_up, errc::cancelled) == channel::withdrawal::was_admitted);  // too late to be cancelled
+  CHECK(gives_up.why == errc::none);
+  CHECK(n.c.wants_service());
+  n.c.serve(true);
+  CHECK(told == std::vector<std::uint64_t>{12, 11});
+  CHECK_FALSE(n.c.wants_service());
+  for (std::uint64_t i = 5; i <= 12; ++i) CHECK(n.take() == i);
+}
+
+TEST_CASE("one that asked to be told while it waits is told by whoever admits it", "[C5]") {
+  numbers n(4);
+  std::vector<std::uint64_t> told;
+  for (std::uint64_t i = 1; i <= 4; ++i) n.offer(i);
+  place asks(5, told);
+  REQUIRE(asks.stand(n));
+  CHECK_FALSE(n.c.ask_to_be_told(asks));
+  CHECK(n.take() == 1);
+  CHECK(told == std::vector<std::uint64_t>{5});
+}
+
+TEST_CASE("stop discards what is queued, releases the line with closed, and is idempotent", "[S2][B4]") {
+  const bool shared = GENERATE(false, true);
+  numbers n(2, full_policy::block, shared);
+  std::vector<std::uint64_t> told;
+  n.offer(1);
+  n.offer(2);
+  place waits(3, told);
+  REQUIRE(waits.stand(n));
+  CHECK(n.take() == 1);  // 3 is in now, and not told
+  place late(4, told);
+  REQUIRE(late.stand(n));
+  for (int again = 0; again < 2; ++again) {
+    waiter_list released;
+    n.c.stop(released);
+    settle(released);
+  }
+  CHECK(told.size() == 2);
+  CHECK(waits.why == errc::none);  // it had its seat: discarded, not rejected
+  CHECK(late.why == errc::closed);
+  std::uint64_t value = 0, sequence = 0;
+  CHECK(n.c.take(reinterpret_cast<std::byte*>(&value), sequence) == take_status::stopped);
+  CHECK(n.offer(5).unmatched == 1);
+  const auto counts = n.c.counts();
+  CHECK(counts.discarded == 2);
+  CHECK(counts.tail == counts.begun + counts.discarded);
+  CHECK(counts.pending == 0);
+}
+
+TEST_CASE("a drain keeps parked outputs in line and takes no new offers", "[P6]") {
+  numbers n(1);
+  std::vector<std::uint64_t> told;
+  n.offer(1);
+  place caller(2, told), parked(3, told, true);
+  parked.parked = true;
+  REQUIRE(caller.stand(n));
+  REQUIRE(parked.stand(n));
+  waiter_list released;
+  n.c.begin_drain(released);
+  settle(released);
+  CHECK(told == std::vector<std::uint64_t>{2});
+  CHECK(caller.why == errc::closed);
+  CHECK(n.offer(4).unmatched == 1);
+  CHECK_FALSE(n.c.drained());
+  CHECK(n.take() == 1);
+  CHECK(n.take() == 3);
+  CHECK(n.c.drained());
+  CHECK(told == std::vector<std::uint64_t>{2, 3});
+}
+
+TEST_CASE("drop_oldest evicts one after the other, and never the event that began", "[C2][Q12]") {
+  const std::size_t capacity = GENERATE(1, 3);
+  numbers n(capacity, full_policy::drop_oldest);
+  for (std::uint64_t i = 1; i <= capacity; ++i) n.offer(i);
+  CHECK(n.take() == 1);
+  const auto outcome = n.offer_span({101, 102, 103, 104, 105});
+  CHECK(outcome.accepted == 5);
+  std::vector<std::uint64_t> left;
+  while (const auto each = n.take()) left.push_back(each);
+  CHECK(left.size() == capacity);
+  CHECK(left.back() == 105);
+  CHECK(std::find(n.evictions.begin(), n.evictions.end(), 1) == n.evictions.end());
+  const auto counts = n.c.counts();
+  CHECK(counts.tail == capacity + 5);
+  CHECK(counts.evicted == n.evictions.size());
+  CHECK(counts.begun == counts.tail);
+}
+
+TEST_CASE("many producers and one consumer lose nothing, repeat nothing, and keep each producer's order", "[C1][O1]") {
+  const time_limit limit;
+  const std::size_t capacity = GENERATE(1, 3, 64);
+  numbers n(capacity);
+  constexpr std::uint64_t each = sanitized ? 2000 : 30000;
+  std::vector<std::thread> producers;
+  for (std::uint64_t p = 1; p <= 3; ++p)
+    producers.emplace_back([&, p] {
+      for (std::uint64_t i = 0; i < each;) {
+        const std::uint64_t value = p << 32 | i;
+        offer_outcome outcome;
+        if (!n.c.offer_quickly(reinterpret_cast<const std::byte*>(&value), 1, outcome))
+          n.c.offer_slowly(reinterpret_cast<const std::byte*>(&value), 1, offer_patience::never, errc::full, nullptr, nullptr,
+                           outcome);
+        i += outcome.accepted;
+        if (outcome.accepted == 0) std::this_thread::yield();
+      }
+    });
+  std::uint64_t next[4] = {}, taken = 0;
+  bool in_order = true;
+  while (taken < 3 * each) {
+    const std::uint64_t value = n.take();
+    if (value == 0) {
+      std::this_thread::yield();
+      continue;
+    }
+    ++taken;
+    in_order = in_order && (value & 0xffffffff) == next[value >> 32]++;
+  }
+  for (auto& p : producers) p.join();
+  CHECK(in_order);
+  CHECK(n.take() == 0);
+  CHECK(n.c.counts().tail == 3 * each);
+}
+
+TEST_CASE("a stop with stragglers: each accepted event either begins or is discarded, and no block leaks", "[S2][Q11]") {
+  const time_limit limit;
+  for (int round = 0; round < (sanitized ? 100 : 600); ++round) {
+    static std::atomic<int> alive;
+    alive = 0;
+    penstock::detail::payload_type type;
+    type.size = sizeof(int);
+    type.destroy = [](void*) noexcept { --alive; };
+    channel c({4, full_policy::block, round % 2 == 1, sizeof(void*), true});
+    std::atomic<std::uint64_t> accepted{0}, handled{0};
+    std::atomic<bool> go{false};
+    const auto produce = [&] {
+      go.wait(false);
+      for (int i = 0; i < 20; ++i) {
+        void* block = penstock::detail::allocate_block(type);
+        ++alive;
+        offer_outcome outcome;
+        const auto* events = reinterpret_cast<const std::byte*>(&block);
+        if (!c.offer_quickly(events, 1, outcome))
+          c.offer_slowly(events, 1, offer_patience::never, errc::full, nullptr, nullptr, outcome);
+        accepted += outcome.accepted;
+        penstock::detail::release_block(block);
+      }
+    };
+    const auto consume = [&] {
+      go.wait(false);
+      for (int i = 0; i < 60; ++i) {
+        void* block = nullptr;
+        std::uint64_t sequence = 0;
+        const auto status = c.take(reinterpret_cast<std::byte*>(&block), sequence);
+        if (status == take_status::stopped) return;
+        if (status != take_status::taken) continue;
+        ++handled;
+        penstock::detail::release_block(block);
+      }
+    };
+    std::thread a(produce), b(produce), taker(consume), stopper([&] {
+      go.wait(false);
+      for (int i = 0; i < round % 40; ++i) std::this_thread::yield();
+      waiter_list released;
+      c.stop(released);
+      released.settle_all();
+    });
+    go = true;
+    go.notify_all();
+    for (auto* each : {&a, &b, &taker, &stopper}) each->join();
+    const auto counts = c.counts();
+    REQUIRE(counts.tail == accepted);
+    REQUIRE(counts.begun == handled);
+    REQUIRE(counts.discarded == accepted - handled);
+    REQUIRE(alive == 0);
+  }
+}
+
+// --- the ready list ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+struct item final : penstock::runnable {
+  int number = 0;
+  std::atomic<int> queued{0};
+  std::atomic<int> runs{0};
+  void run(unsigned) override { ++runs; }
+  void dropped() noexcept override {}
+};
+
+using penstock::exec::ready_list;
+
+}  // namespace
+
+TEST_CASE("the ready list is first in, first out, and lanes and posted work take turns", "[O4]") {
+  ready_list list(0ns, penstock::real_clock());
+  ready_list::sleeper self;
+  std::deque<item> items(5);
+  for (int i = 0; i < 5; ++i) {
+    items[static_cast<std::size_t>(i)].number = i;
+    list.push(items[static_cast<std::size_t>(i)]);
+  }
+  for (int i = 0; i < 3; ++i) REQUIRE(list.push_posted());
+  CHECK(list.size() >= 5);
+  std::vector<int> order;
+  for (int i = 0; i < 8; ++i) {
+    const auto found = list.next(self);
+    order.push_back(found.kind == ready_list::what::posted ? -1 : static_cast<item*>(found.lane)->number);
+  }
+  std::vector<int> lanes;
+  std::copy_if(order.begin(), order.end(), std::back_inserter(lanes), [](int each) { return each >= 0; });
+  CHECK(lanes == std::vector{0, 1, 2, 3, 4});
+  // Never two of one kind in a row while the other kind waits.
+  int posted = 0;
+  for (std::size_t i = 0; i < 6; ++i) posted += order[i] == -1;
+  CHECK(posted == 3);
+  list.push(items[0]);
+  list.stop();
+  CHECK(list.next(self).kind == ready_list::what::stopped);
+  CHECK_FALSE(list.push_posted());
+  CHECK(list.take_left() == &items[0]);
+  CHECK(list.take_left() == nullptr);
+}
+
+TEST_CASE("an item is run by one worker for each time it was pushed, whoever pushes and whoever sleeps", "[O4][Q16]") {
+  const time_limit limit;
+  const auto spin = GENERATE(0ns, 20us);
+  ready_list list(spin, penstock::real_clock());
+  constexpr int items = 4, workers = 3;
+  const int rounds = sanitized ? 300 : 5000;
+  std::deque<item> all(items);
+  std::atomic<bool> twice{false};
+  std::vector<std::thread> threads;
+  for (int w = 0; w < workers; ++w)
+    threads.emplace_back([&] {
+      ready_list::sleeper self;
+      for (;;) {
+        const auto found = list.next(self);
+        if (found.kind == ready_list::what::stopped) return;
+        if (found.kind == ready_list::what::posted) continue;
+        auto& mine = *static_cast<item*>(found.lane);
+        if (mine.queued.load() != 1) twice = true;
+        const int run = ++mine.runs;
+        if (run < rounds && run % 3 != 0) {
+          list.push_again(mine);
+          continue;
+        }
+        mine.queued.store(0);
+        mine.queued.notify_all();
+      }
+    });
+  std::vector<std::thread> pushers;
+  for (auto& each : all)
+    pushers.emplace_back([&] {
+      while (each.runs < rounds) {
+        each.queued.store(1);
+        list.push(each);
+        each.queued.wait(1);
+      }
+    });
+  for (auto& each : pushers) each.join();
+  list.stop();
+  for (auto& each : threads) each.join();
+  CHECK_FALSE(twice);
+  for (const auto& each : all) CHECK(each.runs >= rounds);
+}
+
+// --- timers ------------------------------------------------------------------------------------------------------------
+
+namespace {
+struct ring final : penstock::timer_node {
+  record<int>* log = nullptr;
+  int number = 0;
+  std::atomic<int> fired{0};
+};
+}  // namespace
+
+TEST_CASE("the timer heap stays in order under random arming and disarming", "[exec]") {
+  const time_limit limit;
+  const std::uint64_t seed = std::random_device()();
+  INFO("seed " << seed);
+  std::mt19937_64 random(seed);
+  penstock::exec::timer_thread timers(penstock::real_clock());
+  record<int> log;
+  std::deque<ring> rings(200);
+  const auto base = penstock::real_clock().now() + 150ms;
+  const auto arm = [&](std::size_t i) {
+    rings[i].log = &log;
+    rings[i].number = static_cast<int>(i);
+    rings[i].due = base + std::chrono::microseconds(i * 10);
+    rings[i].fire = [](penstock::timer_node& node) noexcept {
+      auto& self = static_cast<ring&>(node);
+      ++self.fired;
+      self.log->add(self.number);
+    };
+    return timers.arm(rings[i]) == errc::none;
+  };
+  std::set<int> armed;
+  for (int step = 0; step < 3000; ++step) {
+    const std::size_t i = random() % rings.size();
+    if (armed.contains(static_cast<int>(i))) {
+      if (!timers.disarm(rings[i])) break;  // a slow machine: they have begun to fire
+      armed.erase(static_cast<int>(i));
+    } else {
+      REQUIRE(arm(i));
+      armed.insert(static_cast<int>(i));
+    }
+  }
+  log.wait_for(armed.size());
+  const auto all = log.all();
+  CHECK(std::is_sorted(all.begin(), all.end()));
+  for (const auto& each : rings) CHECK(each.fired <= 1);
+  for (auto& each : rings) CHECK_FALSE(timers.disarm(each));
+  timers.stop();
+  ring late;
+  late.fire = [](penstock::timer_node&) noexcept {};
+  CHECK(timers.arm(late) == errc::closed);
+}
+
+TEST_CASE("a timer is either disarmed or fires, never both, when the two race", "[exec][Q11]") {
+  const time_limit limit;
+  penstock::exec::timer_thread timers(penstock::real_clock());
+  for (int i = 0; i < (sanitized ? 200 : 3000); ++i) {
+    ring each;
+    std::atomic<int> done{0};
+    static std::atomic<int>* note;
+    note = &done;
+    each.due = penstock::real_clock().now() + std::chrono::microseconds(i % 20);
+    each.fire = [](penstock::timer_node&) noexcept {
+      note->store(1);
+      note->notify_all();
+    };
+    REQUIRE(timers.arm(each) == errc::none);
+    if (timers.disarm(each))
+      REQUIRE(done == 0);
+    else
+      done.wait(0);
+  }
+}
+
+// --- the versions of a topic -------------------------------------------------------------------------------------------
+
+TEST_CASE("a topic renews its version and uses slots again while publishes, joins and leaves go on", "[bus]") {
+  const time_limit limit;
+  struct tick {
+    int value = 0;
+  };
+  auto environment = penstock::real_environment();
+  auto pool = environment->make_pool("default", penstock::worker_pool_options().threads(2));
+  {
+    auto* core = new penstock::detail::bus_core(environment, pool, {});
+    const penstock::event_bus watched(core);
+    auto topic = core->open_topic(penstock::detail::describe_event<tick>());
+    topic->renew_after(4);
+    core->keep_topic(*topic);
+    const penstock::publisher<tick> publisher(penstock::detail::topic_handle(decltype(topic)(topic).release()));
+    std::atomic<std::uint64_t> handled{0};
+    auto constant = watched.subscribe<tick>("constant", [&](const tick&) { ++handled; });
+    const int rounds = sanitized ? 300 : 3000;
+    std::atomic<std::uint64_t> unmatched{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 2; ++t)
+      threads.emplace_back([&] {
+        for (int i = 0; i < rounds; ++i)
+          if (publisher.publish({i}).matched() == 0) ++unmatched;
+      });
+    threads.emplace_back([&] {
+      for (int i = 0; i < rounds / 4; ++i) auto brief = watched.subscribe<tick>("brief", [](const tick&) {});
+    });
+    for (auto& each : threads) each.join();
+    CHECK(unmatched == 0);
+    REQUIRE(watched.wait_idle(25s));
+    CHECK(handled == 2 * static_cast<std::uint64_t>(rounds));
+    CHECK(constant.close() == penstock::close_status::closed);
+    CHECK(publisher.publish({1}).matched() == 0);
+    core->drop_topic(*topic);
+  }
+  CHECK(environment->stop_pools(penstock::no_deadline) == 0);
+}
