@@ -220,7 +220,7 @@ class parked_output : public sync::waiter {
     if (why != errc::none) {
       const drop_reason reason = why == errc::timed_out ? drop_reason::timed_out : drop_reason::closed;
       for (std::size_t i = count_ - remaining; i < count_; ++i)
-        target_->tell_drop_inside(payload_at(target_->channel, storage(), i), reason);
+        target_->tell_drop(payload_at(target_->channel, storage(), i), reason);
     }
     producer_.output_decided();
     disarm();
@@ -272,18 +272,12 @@ class publishing {
         result_(request.count) {}
 
   void offer(subscription_core& member) noexcept {
-    sync::offer_outcome outcome;
-    const bool decided = member.channel.offer_quickly(events_, request_.count, outcome);
-    if (outcome.wake) {
-      member.wake();
-      outcome.wake = false;
+    if (!member.has_drop_hook()) {
+      offer_to(member);
+    } else if (member.enter()) {  // else it has ended: not matched
+      offer_to(member);
+      member.leave_gate();
     }
-    if (decided && outcome.accepted == request_.count) {
-      result_.accepted(request_.count);
-      return;
-    }
-    if (!decided) offer_rest(member, outcome);
-    tally(member, outcome);
   }
 
   publish_result finish(const clock& time) {
@@ -302,6 +296,21 @@ class publishing {
   }
 
  private:
+  void offer_to(subscription_core& member) noexcept {
+    sync::offer_outcome outcome;
+    const bool decided = member.channel.offer_quickly(events_, request_.count, outcome);
+    if (outcome.wake) {
+      member.wake();
+      outcome.wake = false;
+    }
+    if (decided && outcome.accepted == request_.count) {
+      result_.accepted(request_.count);
+      return;
+    }
+    if (!decided) offer_rest(member, outcome);
+    tally(member, outcome);
+  }
+
   static std::size_t decided_of(const sync::offer_outcome& outcome) noexcept {
     return outcome.accepted + outcome.dropped + outcome.rejected + outcome.unmatched;
   }

@@ -333,12 +333,6 @@ penstock::ledger subscription_core::ledger() noexcept {
 }
 
 void subscription_core::tell_drop(const void* payload, drop_reason reason) noexcept {
-  if (drop_hook_.invoke == nullptr || !enter()) return;
-  tell_drop_inside(payload, reason);
-  leave_gate();
-}
-
-void subscription_core::tell_drop_inside(const void* payload, drop_reason reason) noexcept {
   if (drop_hook_.invoke == nullptr) return;
   exec::context* current = exec::current_context();
   if (current != nullptr && current->kind == exec::context_kind::hook) return;  // a drop caused by a hook is only counted
@@ -380,7 +374,8 @@ void subscription_core::release_callers() noexcept {
 }
 
 void subscription_core::close_gate_if_drained() noexcept {
-  if (working_.load() != 0 || !channel.drained()) return;
+  // In this order: whoever took the last event was at work before it was gone.
+  if (!channel.drained() || working_.load() != 0) return;
   for (unsigned i = 0; i < concurrency_; ++i)
     if (lanes_[i].has_outputs()) return;
   close_gate();

@@ -100,10 +100,9 @@ class subscription_core final : public ref_counted<subscription_core> {
   /// False: the deadline passed.
   bool wait_ended(steady_time deadline);
 
-  /// Tells the user's hook of one dropped event, under the gate.
+  /// Tells the user's hook of one dropped event. The caller is inside the gate since before the drop was counted, so that
+  /// no drop is counted and not told.
   void tell_drop(const void* payload, drop_reason reason) noexcept;
-  /// The same for a caller that is inside already. The hook must not be lost when the gate closes meanwhile.
-  void tell_drop_inside(const void* payload, drop_reason reason) noexcept;
   /// The gate: whoever is inside keeps the closure alive. False: it has closed.
   bool enter() noexcept;
   void leave_gate() noexcept;
