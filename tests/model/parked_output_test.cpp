@@ -1,6 +1,7 @@
 // Handlers whose outputs are parked: the lane rests until they are decided, and is woken once.
 // Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "coverage.hpp"
 #include "tracked.hpp"
 
 #include <penstock/testing/simulation.hpp>
@@ -93,6 +94,7 @@ TEST_CASE("a lane takes no further event while an output is parked, and is woken
     sim.require(relay.close() == close_status::closed && sink.close() == close_status::closed, "a close did not close");
     sim.require(events.live == 0, "a payload was not released");
   });
+  if (!penstock_test::all_seeds_ran()) return;
   CHECK(parked > 1000);
 }
 
@@ -165,6 +167,7 @@ TEST_CASE("when its target closes, a parked output has one fate and its producer
     sim.require(relay.close() == close_status::closed, "a close at rest did not close");
     sim.require(events.live == 0, "a payload was not released");
   });
+  if (!penstock_test::all_seeds_ran()) return;
   CHECK(told_of_close > 0);
 }
 
@@ -219,6 +222,7 @@ TEST_CASE("a parked output whose deadline meets a freed seat is handled or dropp
     sim.require(relay.close() == close_status::closed && sink.close() == close_status::closed, "a close did not close");
     sim.require(events.live == 0, "a payload was not released");
   });
+  if (!penstock_test::all_seeds_ran()) return;
   CHECK(timed_out > 0);
   CHECK(handled_late > 0);
 }
@@ -272,6 +276,7 @@ TEST_CASE("an output that its producer parked before it was closed still reaches
     sim.require(sink.close() == close_status::closed, "a close at rest did not close");
     sim.require(events.live == 0, "a payload was not released");
   });
+  if (!penstock_test::all_seeds_ran()) return;
   CHECK(parked_at_close > 0);
 }
 

@@ -1,6 +1,7 @@
 // Publishing threads against lanes and deadlines, through the bus, under preemption at every atomic operation and lock.
 // Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "coverage.hpp"
 #include "tracked.hpp"
 
 #include <penstock/testing/simulation.hpp>
@@ -161,6 +162,7 @@ TEST_CASE("a publish whose deadline or cancellation meets a freed seat is accept
     sim.require(reader.ledger().quiescent(), "something is left queued at rest");
     sim.require(reader.close() == penstock::close_status::closed, "a close at rest did not close");
   });
+  if (!penstock_test::all_seeds_ran()) return;
   CHECK(accepted > 0);
   CHECK(refused > 0);
 }

@@ -1,6 +1,7 @@
 // The end of a subscription against publishers and running calls, its lanes, and its failures.
 // Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "coverage.hpp"
 #include "tracked.hpp"
 
 #include "exec/context.hpp"
@@ -88,6 +89,7 @@ TEST_CASE("after close has returned closed, no call runs, the closure is gone, a
     sim.require(events.live == 0, "a payload was not released");
     events.looks_at.reset();
   });
+  if (!penstock_test::all_seeds_ran()) return;
   CHECK(discarded > 0);
 }
 
@@ -174,6 +176,7 @@ TEST_CASE("a subscription of concurrency two runs two calls at most, uses both l
     sim.require(reader.close() == close_status::closed, "a close at rest did not close");
     sim.require(events.live == 0, "a payload was not released");
   });
+  if (!penstock_test::all_seeds_ran()) return;
   CHECK(both > 0);
 }
 

@@ -13,8 +13,9 @@
 
 namespace penstock_test {
 
-/// Forks, runs `body` in the child, and gives what it returned as "exit N", or "signal N" when the child was killed: by a
-/// crash, or by SIGALRM (14) when it hung. The child ends by `_exit`; a body that wants static destructors calls `exit`.
+/// Forks, runs `body` in the child, and gives what it returned as "exit N", or "signal N" when the child was killed: by
+/// a crash, or by SIGALRM (14) when it hung. The child ends by `_exit`; a body that wants static destructors calls
+/// `exit`.
 template <class Body>
 std::string in_child(Body body) {
   std::cout.flush();

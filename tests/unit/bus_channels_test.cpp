@@ -69,9 +69,7 @@ struct said {
   std::uint64_t matched = 0, accepted = 0, rejected = 0;
   std::size_t prefix = 0;
 };
-said keep(const publish_result& r) {
-  return {r.error(), r.matched(), r.accepted(), r.rejected(), r.prefix()};
-}
+said keep(const publish_result& r) { return {r.error(), r.matched(), r.accepted(), r.rejected(), r.prefix()}; }
 
 std::vector<int> from_to(int first, int last) {
   std::vector<int> all(static_cast<std::size_t>(last - first + 1));
@@ -294,9 +292,8 @@ TEST_CASE("every waiter but the last may be cancelled and the last still gets it
   std::vector<std::thread> threads;
   record<said> came;
   for (int i = 1; i <= 5; ++i) {
-    threads.emplace_back([&, i] {
-      came.add(keep(i < 5 ? publisher.publish(number{i}, give_up.get_token()) : publisher.publish({i})));
-    });
+    threads.emplace_back(
+        [&, i] { came.add(keep(i < 5 ? publisher.publish(number{i}, give_up.get_token()) : publisher.publish({i}))); });
     eventually([&] { return slow.pending() == static_cast<std::uint64_t>(i); });
   }
   give_up.request_stop();
@@ -560,8 +557,8 @@ TEST_CASE("the accounting law holds by the test's own counts, under every policy
       (why == drop_reason::oldest ? c.evicted : c.dropped).fetch_add(1);
     });
     if (policy != overflow::latest) options.capacity(3);
-    c.sub = rt.bus().subscribe<number>(std::string("policy ") + std::to_string(static_cast<int>(policy)), std::move(options),
-                                       [&c](const number& e) {
+    c.sub = rt.bus().subscribe<number>(std::string("policy ") + std::to_string(static_cast<int>(policy)),
+                                       std::move(options), [&c](const number& e) {
                                          if (e.value % 7 == 0) {
                                            c.failed.fetch_add(1);
                                            throw e.value;
@@ -581,9 +578,15 @@ TEST_CASE("the accounting law holds by the test's own counts, under every policy
         std::uint64_t events = 1;
         const number event{static_cast<int>(random() % 1000)};
         switch (random() % 4) {
-          case 0: result = publisher.publish(event); break;
-          case 1: result = publisher.try_publish(event); break;
-          case 2: result = publisher.publish_for(std::chrono::microseconds(random() % 50), event); break;
+          case 0:
+            result = publisher.publish(event);
+            break;
+          case 1:
+            result = publisher.try_publish(event);
+            break;
+          case 2:
+            result = publisher.publish_for(std::chrono::microseconds(random() % 50), event);
+            break;
           default:
             events = random() % 9 + 1;
             result = publisher.publish_many(std::vector<number>(events, event));

@@ -115,7 +115,8 @@ struct penstock::event_name<next_schema> {
   static constexpr std::uint32_t schema = 2;
 };
 
-// --- identity (E1) -----------------------------------------------------------------------------------------------------
+// --- identity (E1)
+// -----------------------------------------------------------------------------------------------------
 
 TEST_CASE("two files' events of the same name in unnamed namespaces have separate topics", "[E1]") {
   const time_limit limit;
@@ -176,7 +177,8 @@ TEST_CASE("an event's topic is its static type: a base class's subscriber does n
   CHECK(seen.all() == std::vector{3});
 }
 
-// --- payloads (E2) -----------------------------------------------------------------------------------------------------
+// --- payloads (E2)
+// -----------------------------------------------------------------------------------------------------
 
 TEST_CASE("all subscribers of one publish see the same object, and nothing was copied for them", "[E2][Q6]") {
   const time_limit limit;
@@ -361,7 +363,8 @@ TEST_CASE("payloads that are discarded, evicted or dropped die as well", "[L3]")
   CHECK(tracked::alive == 0);
 }
 
-// --- what E's own code throws (F4) -------------------------------------------------------------------------------------
+// --- what E's own code throws (F4)
+// -------------------------------------------------------------------------------------
 
 TEST_CASE("what the event's own copy or constructor throws leaves publish with nothing offered", "[F4][Q6]") {
   const time_limit limit;
@@ -387,7 +390,8 @@ TEST_CASE("what the event's own copy or constructor throws leaves publish with n
   CHECK(sub.ledger().balanced());
 }
 
-// --- handlers (H1) -----------------------------------------------------------------------------------------------------
+// --- handlers (H1)
+// -----------------------------------------------------------------------------------------------------
 
 namespace {
 record<int>* free_handler_saw = nullptr;
@@ -445,7 +449,8 @@ TEST_CASE("call.share keeps the event beyond the call, the subscription and the 
       address = &e;
       kept = info.share(e);
     });
-    auto small = rt.bus().subscribe<plain>("small", [&](const plain& e, const call& info) { kept_small = info.share(e); });
+    auto small =
+        rt.bus().subscribe<plain>("small", [&](const plain& e, const call& info) { kept_small = info.share(e); });
     rt.bus().publish(tracked("kept"));
     rt.bus().publish(plain{9});
     REQUIRE(settle(rt));

@@ -59,7 +59,8 @@ std::vector<int> first(int count) {
 
 }  // namespace
 
-// --- order and concurrency ---------------------------------------------------------------------------------------------
+// --- order and concurrency
+// ---------------------------------------------------------------------------------------------
 
 TEST_CASE("with concurrency 1 calls never overlap and each sees the effects of the one before", "[O1]") {
   const time_limit limit;
@@ -115,8 +116,10 @@ TEST_CASE("two subscriptions each keep a publisher's order", "[O1][O5]") {
   const time_limit limit;
   penstock::runtime rt(workers(3, 2));
   std::vector<int> one, two;
-  auto a = rt.bus().subscribe<tick>("one", subscribe_options().capacity(1), [&](const tick& e) { one.push_back(e.value); });
-  auto b = rt.bus().subscribe<tick>("two", subscribe_options().capacity(7), [&](const tick& e) { two.push_back(e.value); });
+  auto a =
+      rt.bus().subscribe<tick>("one", subscribe_options().capacity(1), [&](const tick& e) { one.push_back(e.value); });
+  auto b =
+      rt.bus().subscribe<tick>("two", subscribe_options().capacity(7), [&](const tick& e) { two.push_back(e.value); });
   for (int i = 0; i < 1000; ++i) rt.bus().publish(tick{i});
   REQUIRE(a.close(close_mode::drain) == close_status::closed);
   REQUIRE(b.close(close_mode::drain) == close_status::closed);
@@ -199,7 +202,8 @@ TEST_CASE("no ready lane stays behind a running handler while a worker sleeps", 
   penstock::runtime rt(workers(2));
   gate release;
   record<int> begun;
-  // The handler that is stuck has itself made the other lane ready, so its own worker would be the natural one to run it.
+  // The handler that is stuck has itself made the other lane ready, so its own worker would be the natural one to run
+  // it.
   auto other = rt.bus().subscribe<cooked>("other", [&](const cooked& e) { begun.add(e.value); });
   auto stuck = rt.bus().subscribe<raw>("stuck", [&](const raw& e) {
     rt.bus().publish(cooked{e.value});
@@ -211,9 +215,11 @@ TEST_CASE("no ready lane stays behind a running handler while a worker sleeps", 
   REQUIRE(rt.bus().wait_idle(25s));
 }
 
-// --- handlers that publish ---------------------------------------------------------------------------------------------
+// --- handlers that publish
+// ---------------------------------------------------------------------------------------------
 
-TEST_CASE("a handler never blocks its worker: its output is parked and the lane rests until it has a seat", "[P3][B2]") {
+TEST_CASE("a handler never blocks its worker: its output is parked and the lane rests until it has a seat",
+          "[P3][B2]") {
   const time_limit limit;
   penstock::runtime rt(workers(1));  // one worker: a blocked one would be a deadlock
   record<int> written;
@@ -227,7 +233,8 @@ TEST_CASE("a handler never blocks its worker: its output is parked and the lane 
   REQUIRE(rt.bus().wait_idle(25s));
   CHECK(written.all() == first(600));
   bool all_taken = true;
-  for (const said& each : parked.all()) all_taken = all_taken && each.error == errc::none && each.accepted + each.parked == 1;
+  for (const said& each : parked.all())
+    all_taken = all_taken && each.error == errc::none && each.accepted + each.parked == 1;
   CHECK(all_taken);
 }
 
@@ -289,7 +296,8 @@ TEST_CASE("a handler may park max_parked outputs in one call, a further one is r
   CHECK(written.all() == std::vector{-1, -2, 0, 1, 2});
 }
 
-TEST_CASE("a publish that would wait is refused with would_block in posted work, and waits on a pool that may", "[P3]") {
+TEST_CASE("a publish that would wait is refused with would_block in posted work, and waits on a pool that may",
+          "[P3]") {
   const time_limit limit;
   penstock::runtime rt(workers(2));
   gate release;
@@ -320,7 +328,8 @@ TEST_CASE("with every handler resting on its outputs the consumers still run", "
   penstock::runtime rt(workers(2));
   std::atomic<int> written{0};
   std::vector<penstock::subscription> stages;
-  auto writer = rt.bus().subscribe<cooked>("writer", subscribe_options().capacity(1), [&](const cooked&) { ++written; });
+  auto writer =
+      rt.bus().subscribe<cooked>("writer", subscribe_options().capacity(1), [&](const cooked&) { ++written; });
   for (int i = 0; i < 10; ++i)
     stages.push_back(rt.bus().subscribe<raw>("stage", subscribe_options().capacity(1), [&](const raw& e) {
       (void)rt.bus().publish(cooked{e.value});

@@ -59,7 +59,8 @@ static_assert(!std::is_copy_constructible_v<subscription> && std::is_nothrow_mov
 
 }  // namespace
 
-// --- subscribing -------------------------------------------------------------------------------------------------------
+// --- subscribing
+// -------------------------------------------------------------------------------------------------------
 
 TEST_CASE("events published after subscribe returned are delivered, and none from before", "[S1][D8][D17]") {
   const time_limit limit;
@@ -113,7 +114,8 @@ TEST_CASE("a subscription's handle is move-only, and assigning to it closes the 
   CHECK(rt.bus().subscriptions()[0].name == "two");
 }
 
-// --- stop and close ----------------------------------------------------------------------------------------------------
+// --- stop and close
+// ----------------------------------------------------------------------------------------------------
 
 TEST_CASE("stop never waits, discards what is queued, and lets the running call end", "[S2][D2]") {
   const time_limit limit;
@@ -201,9 +203,9 @@ TEST_CASE("in its own call close stops at once and answers closing, and the clos
   std::optional<subscription> sub;
   std::atomic<bool> called{false}, died_inside{false}, inside{false};
   sub = rt.bus().subscribe<tick>("leaver", [&, death = on_death([&] {
-                                             died_inside = inside.load();
-                                             died.open();
-                                           })](const tick&) {
+                                                 died_inside = inside.load();
+                                                 died.open();
+                                               })](const tick&) {
     inside = true;
     called = true;
     status.add(sub->close(mode));
@@ -248,7 +250,8 @@ TEST_CASE("the destructor of a subscription in its own call, or in posted work, 
   gate died, done;
   auto sub = std::make_unique<std::optional<subscription>>();
   auto* slot = sub.get();
-  *slot = rt.bus().subscribe<tick>("leaver", [slot, death = on_death([&] { died.open(); })](const tick&) { slot->reset(); });
+  *slot = rt.bus().subscribe<tick>("leaver",
+                                   [slot, death = on_death([&] { died.open(); })](const tick&) { slot->reset(); });
   rt.bus().publish(tick{});
   died.wait();
   auto other = std::make_shared<subscription>(rt.bus().subscribe<tick>("other", [](const tick&) {}));
@@ -322,7 +325,8 @@ TEST_CASE("a close past its deadline abandons: stopped, its queue discarded, the
   CHECK(begun.size() == 1);
 }
 
-// --- where closures die ------------------------------------------------------------------------------------------------
+// --- where closures die
+// ------------------------------------------------------------------------------------------------
 
 TEST_CASE("a closure is destroyed outside every lock: its destructor may use the bus", "[S3][S4][D5]") {
   const time_limit limit;
@@ -332,13 +336,14 @@ TEST_CASE("a closure is destroyed outside every lock: its destructor may use the
   record<int> seen;
   auto other = bus.subscribe<tock>("other", [&](const tock& e) { seen.add(e.value); });
   auto sub = bus.subscribe<tick>("user of the bus", [&, death = on_death([&] {
-                                                      (void)bus.publish(tick{2});
-                                                      (void)bus.publish(tock{2});
-                                                      (void)bus.subscriptions();
-                                                      auto extra = bus.subscribe<tick>("made in a destructor", [](const tick&) {});
-                                                      extra.stop();
-                                                      died.open();
-                                                    })](const tick&) {});
+                                                          (void)bus.publish(tick{2});
+                                                          (void)bus.publish(tock{2});
+                                                          (void)bus.subscriptions();
+                                                          auto extra = bus.subscribe<tick>("made in a destructor",
+                                                                                           [](const tick&) {});
+                                                          extra.stop();
+                                                          died.open();
+                                                        })](const tick&) {});
   bus.publish(tick{1});
   REQUIRE(bus.wait_idle(25s));
   SECTION("by close") { CHECK(sub.close() == close_status::closed); }
@@ -373,7 +378,8 @@ TEST_CASE("a closure may hold the last handle to its own bus", "[D6]") {
   gate died;
   {
     auto rt = std::make_unique<penstock::runtime>(workers(2));
-    auto sub = rt->bus().subscribe<tick>("holder", [bus = rt->bus(), death = on_death([&] { died.open(); })](const tick&) {});
+    auto sub =
+        rt->bus().subscribe<tick>("holder", [bus = rt->bus(), death = on_death([&] { died.open(); })](const tick&) {});
     sub.release();
     rt->bus().publish(tick{});
   }
@@ -385,13 +391,15 @@ TEST_CASE("a closure may own its own subscription", "[S6][D6]") {
   penstock::runtime rt(workers(2));
   gate died;
   auto slot = std::make_shared<subscription>();
-  *slot = rt.bus().subscribe<tick>("own", [slot, death = on_death([&] { died.open(); })](const tick&) { slot->stop(); });
+  *slot =
+      rt.bus().subscribe<tick>("own", [slot, death = on_death([&] { died.open(); })](const tick&) { slot->stop(); });
   slot.reset();
   rt.bus().publish(tick{});
   died.wait();
 }
 
-// --- on_drop -----------------------------------------------------------------------------------------------------------
+// --- on_drop
+// -----------------------------------------------------------------------------------------------------------
 
 TEST_CASE("close waits for a running on_drop", "[S7]") {
   const time_limit limit;
@@ -400,14 +408,17 @@ TEST_CASE("close waits for a running on_drop", "[S7]") {
   std::atomic<bool> ended{false}, died{false}, died_first{false};
   record<int> begun;
   gate handler;
-  auto options = subscribe_options().capacity(1).overflow(overflow::drop_newest).on_drop<tick>(
-      [&, death = on_death([&] { died = true; })](const tick&, drop_reason) noexcept {
-        inside.open();
-        release.wait();
-        died_first = died.load();
-        ended = true;
-      });
-  auto sub = rt.bus().subscribe<tick>("dropping", std::move(options), [&](const tick&) { begun.add(1), handler.wait(); });
+  auto options = subscribe_options()
+                     .capacity(1)
+                     .overflow(overflow::drop_newest)
+                     .on_drop<tick>([&, death = on_death([&] { died = true; })](const tick&, drop_reason) noexcept {
+                       inside.open();
+                       release.wait();
+                       died_first = died.load();
+                       ended = true;
+                     });
+  auto sub =
+      rt.bus().subscribe<tick>("dropping", std::move(options), [&](const tick&) { begun.add(1), handler.wait(); });
   rt.bus().publish(tick{1});
   begun.wait_for(1);
   rt.bus().publish(tick{2});
@@ -437,12 +448,15 @@ TEST_CASE("a drop caused inside on_drop is counted and not called back", "[S7]")
   record<int> begun;
   std::atomic<int> told{0};
   const auto publisher = rt.bus().publisher<tick>();
-  auto options = subscribe_options().capacity(1).overflow(overflow::drop_oldest).on_drop<tick>(
-      [&](const tick& e, drop_reason) noexcept {
-        ++told;
-        if (e.value < 100) (void)publisher.publish({e.value + 100});  // pushes the next one out
-      });
-  auto sub = rt.bus().subscribe<tick>("dropping", std::move(options), [&](const tick&) { begun.add(1), release.wait(); });
+  auto options = subscribe_options()
+                     .capacity(1)
+                     .overflow(overflow::drop_oldest)
+                     .on_drop<tick>([&](const tick& e, drop_reason) noexcept {
+                       ++told;
+                       if (e.value < 100) (void)publisher.publish({e.value + 100});  // pushes the next one out
+                     });
+  auto sub =
+      rt.bus().subscribe<tick>("dropping", std::move(options), [&](const tick&) { begun.add(1), release.wait(); });
   publisher.publish({0});
   begun.wait_for(1);
   publisher.publish({1});
@@ -462,9 +476,13 @@ TEST_CASE("a publish inside on_drop that would wait is refused with would_block"
   record<errc> inside;
   auto full = rt.bus().subscribe<tock>("full", subscribe_options().capacity(1),
                                        [&](const tock&) { begun.add(1), release.wait(); });
-  auto options = subscribe_options().capacity(1).overflow(overflow::drop_newest).on_drop<tick>(
-      [&](const tick&, drop_reason) noexcept { inside.add(rt.bus().publish(tock{}).error()); });
-  auto sub = rt.bus().subscribe<tick>("dropping", std::move(options), [&](const tick&) { begun.add(1), release.wait(); });
+  auto options =
+      subscribe_options()
+          .capacity(1)
+          .overflow(overflow::drop_newest)
+          .on_drop<tick>([&](const tick&, drop_reason) noexcept { inside.add(rt.bus().publish(tock{}).error()); });
+  auto sub =
+      rt.bus().subscribe<tick>("dropping", std::move(options), [&](const tick&) { begun.add(1), release.wait(); });
   rt.bus().publish(tock{});
   rt.bus().publish(tick{});
   begun.wait_for(2);
@@ -476,15 +494,21 @@ TEST_CASE("a publish inside on_drop that would wait is refused with would_block"
   REQUIRE(rt.bus().wait_idle(25s));
 }
 
-// --- no lock is held ---------------------------------------------------------------------------------------------------
+// --- no lock is held
+// ---------------------------------------------------------------------------------------------------
 
-TEST_CASE("no user code runs with an internal mutex held: handlers and publishers may share a user's lock", "[S4][D7][F103]") {
+TEST_CASE("no user code runs with an internal mutex held: handlers and publishers may share a user's lock",
+          "[S4][D7][F103]") {
   const time_limit limit;
   penstock::runtime rt(workers(2));
   std::mutex user;
   int calls = 0, drops = 0;
-  auto options = subscribe_options().capacity(2).overflow(overflow::drop_oldest).on_drop<tick>(
-      [&](const tick&, drop_reason) noexcept { ++drops; });  // on the publisher's stack, under its lock
+  auto options = subscribe_options()
+                     .capacity(2)
+                     .overflow(overflow::drop_oldest)
+                     .on_drop<tick>([&](const tick&, drop_reason) noexcept {
+                       ++drops;
+                     });  // on the publisher's stack, under its lock
   auto sub = rt.bus().subscribe<tick>("locker", std::move(options), [&](const tick&) {
     const std::lock_guard lock(user);
     ++calls;
@@ -505,7 +529,8 @@ TEST_CASE("no user code runs with an internal mutex held: handlers and publisher
   CHECK(calls + drops == 600);
 }
 
-// --- handles outlive bus and runtime -----------------------------------------------------------------------------------
+// --- handles outlive bus and runtime
+// -----------------------------------------------------------------------------------
 
 TEST_CASE("all handles may outlive bus and runtime, and every operation then answers closed", "[S6][P11]") {
   const time_limit limit;

@@ -36,7 +36,8 @@ using penstock::sync::waiter_state;
 
 namespace {
 
-// --- a channel of numbers, driven by hand ------------------------------------------------------------------------------
+// --- a channel of numbers, driven by hand
+// ------------------------------------------------------------------------------
 
 struct numbers {
   channel c;
@@ -86,7 +87,8 @@ struct place : waiter {
   bool stand(numbers& in) {
     offer_outcome outcome;
     if (in.c.offer_quickly(reinterpret_cast<const std::byte*>(&value), 1, outcome)) return false;
-    in.c.offer_slowly(reinterpret_cast<const std::byte*>(&value), 1, offer_patience::line, errc::full, this, nullptr, outcome);
+    in.c.offer_slowly(reinterpret_cast<const std::byte*>(&value), 1, offer_patience::line, errc::full, this, nullptr,
+                      outcome);
     return outcome.queued_in_line;
   }
 };
@@ -287,8 +289,8 @@ TEST_CASE("many producers and one consumer lose nothing, repeat nothing, and kee
         const std::uint64_t value = p << 32 | i;
         offer_outcome outcome;
         if (!n.c.offer_quickly(reinterpret_cast<const std::byte*>(&value), 1, outcome))
-          n.c.offer_slowly(reinterpret_cast<const std::byte*>(&value), 1, offer_patience::never, errc::full, nullptr, nullptr,
-                           outcome);
+          n.c.offer_slowly(reinterpret_cast<const std::byte*>(&value), 1, offer_patience::never, errc::full, nullptr,
+                           nullptr, outcome);
         i += outcome.accepted;
         if (outcome.accepted == 0) std::this_thread::yield();
       }
@@ -310,7 +312,8 @@ TEST_CASE("many producers and one consumer lose nothing, repeat nothing, and kee
   CHECK(n.c.counts().tail == 3 * each);
 }
 
-TEST_CASE("a stop with stragglers: each accepted event either begins or is discarded, and no block leaks", "[S2][Q11]") {
+TEST_CASE("a stop with stragglers: each accepted event either begins or is discarded, and no block leaks",
+          "[S2][Q11]") {
   const time_limit limit;
   for (int round = 0; round < (sanitized ? 100 : 600); ++round) {
     static std::atomic<int> alive;
@@ -364,7 +367,8 @@ TEST_CASE("a stop with stragglers: each accepted event either begins or is disca
   }
 }
 
-// --- the ready list ----------------------------------------------------------------------------------------------------
+// --- the ready list
+// ----------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -453,7 +457,8 @@ TEST_CASE("an item is run by one worker for each time it was pushed, whoever pus
   for (const auto& each : all) CHECK(each.runs >= rounds);
 }
 
-// --- timers ------------------------------------------------------------------------------------------------------------
+// --- timers
+// ------------------------------------------------------------------------------------------------------------
 
 namespace {
 struct ring final : penstock::timer_node {
@@ -526,7 +531,8 @@ TEST_CASE("a timer is either disarmed or fires, never both, when the two race", 
   }
 }
 
-// --- the versions of a topic -------------------------------------------------------------------------------------------
+// --- the versions of a topic
+// -------------------------------------------------------------------------------------------
 
 TEST_CASE("a topic renews its version and uses slots again while publishes, joins and leaves go on", "[bus]") {
   const time_limit limit;

@@ -48,8 +48,12 @@ void* __libc_realloc(void* memory, std::size_t bytes);
 void* __libc_memalign(std::size_t align, std::size_t bytes);
 
 [[gnu::visibility("default")]] void* malloc(std::size_t bytes) { return counted(__libc_malloc(bytes)); }
-[[gnu::visibility("default")]] void* calloc(std::size_t n, std::size_t bytes) { return counted(__libc_calloc(n, bytes)); }
-[[gnu::visibility("default")]] void* realloc(void* old, std::size_t bytes) { return counted(__libc_realloc(old, bytes)); }
+[[gnu::visibility("default")]] void* calloc(std::size_t n, std::size_t bytes) {
+  return counted(__libc_calloc(n, bytes));
+}
+[[gnu::visibility("default")]] void* realloc(void* old, std::size_t bytes) {
+  return counted(__libc_realloc(old, bytes));
+}
 [[gnu::visibility("default")]] void* memalign(std::size_t align, std::size_t bytes) {
   return counted(__libc_memalign(align, bytes));
 }
@@ -99,7 +103,9 @@ std::uint64_t allocations_per(std::size_t fan_out, int count, Publish publish) {
     subs.push_back(rt.bus().subscribe<E>("counted", subscribe_options().capacity(4096), [&](const E&) { ++handled; }));
   const auto publisher = rt.bus().template publisher<E>();
   for (int i = 0; i < 10; ++i) publish(publisher);  // steady state: the rings are there
-  const auto settled = [&] { return std::all_of(subs.begin(), subs.end(), [](auto& each) { return each.ledger().quiescent(); }); };
+  const auto settled = [&] {
+    return std::all_of(subs.begin(), subs.end(), [](auto& each) { return each.ledger().quiescent(); });
+  };
   eventually(settled);
   const std::uint64_t counted = allocations_of(
       [&] {
@@ -211,10 +217,11 @@ TEST_CASE("a publish of a small event that is dropped or refused without waiting
   penstock::runtime rt(workers(2));
   gate release;
   record<int> begun;
-  auto sub = rt.bus().subscribe<sized<8>>("full", subscribe_options().capacity(1).overflow(policy), [&](const sized<8>&) {
-    begun.add(1);
-    release.wait();
-  });
+  auto sub =
+      rt.bus().subscribe<sized<8>>("full", subscribe_options().capacity(1).overflow(policy), [&](const sized<8>&) {
+        begun.add(1);
+        release.wait();
+      });
   const auto publisher = rt.bus().publisher<sized<8>>();
   publisher.publish({});
   begun.wait_for(1);
@@ -278,7 +285,9 @@ TEST_CASE("a hundred idle subscriptions use no processor time", "[L2][B10]") {
   const auto used = [] {
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);
-    const auto of = [](const timeval& t) { return std::chrono::seconds(t.tv_sec) + std::chrono::microseconds(t.tv_usec); };
+    const auto of = [](const timeval& t) {
+      return std::chrono::seconds(t.tv_sec) + std::chrono::microseconds(t.tv_usec);
+    };
     return of(usage.ru_utime) + of(usage.ru_stime);
   };
   std::mutex m;

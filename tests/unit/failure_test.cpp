@@ -43,9 +43,12 @@ struct tagged : std::runtime_error {
 /// Throws the kind of exception that the number stands for.
 [[noreturn]] void throw_kind(int kind) {
   switch (kind) {
-    case 0: throw std::runtime_error("plain words");
-    case 1: throw 42;
-    case 2: throw copy_throws();  // built where the exception lives, so this throw itself copies nothing
+    case 0:
+      throw std::runtime_error("plain words");
+    case 1:
+      throw 42;
+    case 2:
+      throw copy_throws();  // built where the exception lives, so this throw itself copies nothing
     case 3:
       try {
         try {
@@ -56,10 +59,14 @@ struct tagged : std::runtime_error {
       } catch (...) {
         std::throw_with_nested(std::runtime_error("the outside"));
       }
-    case 4: throw std::string("a text");
-    case 5: throw std::bad_alloc();
-    case 6: throw tagged("control \x1b[31m\nforged line");
-    case 7: std::rethrow_exception(std::make_exception_ptr(static_cast<const char*>("literal")));
+    case 4:
+      throw std::string("a text");
+    case 5:
+      throw std::bad_alloc();
+    case 6:
+      throw tagged("control \x1b[31m\nforged line");
+    case 7:
+      std::rethrow_exception(std::make_exception_ptr(static_cast<const char*>("literal")));
     default:
       try {
         throw 7;
@@ -93,7 +100,8 @@ worker_pool_options threads(unsigned count) { return worker_pool_options().threa
 TEST_CASE("whatever a handler throws is caught around that one call", "[F1][D9]") {
   const time_limit limit;
   record<failure> failures;
-  penstock::runtime rt(runtime_options().pool("default", threads(2)).on_failure([&](const failure& f) { failures.add(f); }));
+  penstock::runtime rt(
+      runtime_options().pool("default", threads(2)).on_failure([&](const failure& f) { failures.add(f); }));
   record<int> thrown_on, bystander;
   auto thrower = rt.bus().subscribe<job>("thrower", [&](const job& e) {
     thrown_on.add(e.value);
@@ -193,10 +201,11 @@ TEST_CASE("a failure hook may publish; what would have to wait there is refused 
   bus = &rt.bus();
   gate release;
   record<int> alarms;
-  auto listener = rt.bus().subscribe<alarm_raised>("listener", subscribe_options().capacity(1), [&](const alarm_raised&) {
-    alarms.add(1);
-    release.wait();
-  });
+  auto listener =
+      rt.bus().subscribe<alarm_raised>("listener", subscribe_options().capacity(1), [&](const alarm_raised&) {
+        alarms.add(1);
+        release.wait();
+      });
   auto sub = rt.bus().subscribe<job>("thrower", [](const job&) { throw 1; });
   rt.bus().publish(job{});
   alarms.wait_for(1);
@@ -223,7 +232,8 @@ TEST_CASE("a runtime without a hook logs the failure and goes on", "[F2]") {
 TEST_CASE("calls that run at once fail each for itself", "[F1][O2]") {
   const time_limit limit;
   record<failure> failures;
-  penstock::runtime rt(runtime_options().pool("default", threads(4)).on_failure([&](const failure& f) { failures.add(f); }));
+  penstock::runtime rt(
+      runtime_options().pool("default", threads(4)).on_failure([&](const failure& f) { failures.add(f); }));
   auto sub = rt.bus().subscribe<job>("parallel", subscribe_options().concurrency(4), [](const job& e) {
     if (e.value % 2 == 0) throw std::runtime_error(std::to_string(e.value));
   });
@@ -237,8 +247,8 @@ TEST_CASE("calls that run at once fail each for itself", "[F1][O2]") {
 TEST_CASE("posted work that throws is reported by its pool, and its worker goes on", "[F1]") {
   const time_limit limit;
   record<failure> failures;
-  penstock::runtime rt(runtime_options().pool(
-      "default", threads(1).on_failure([&](const failure& f) { failures.add(f); })));
+  penstock::runtime rt(
+      runtime_options().pool("default", threads(1).on_failure([&](const failure& f) { failures.add(f); })));
   gate done;
   REQUIRE(rt.pool("default")->post([] { throw tagged("posted"); }) == errc::none);
   failures.wait_for(1);
@@ -258,7 +268,8 @@ TEST_CASE("a pool's failure hook that throws harms nobody", "[F1][D11]") {
   done.wait();
 }
 
-// --- a worker that is lost ---------------------------------------------------------------------------------------------
+// --- a worker that is lost
+// ---------------------------------------------------------------------------------------------
 
 TEST_CASE("a handler that ends its thread costs one event: the worker is replaced and reported, the lane goes on",
           "[F1][D12]") {
@@ -266,7 +277,8 @@ TEST_CASE("a handler that ends its thread costs one event: the worker is replace
   const bool cancelled = GENERATE(false, true);
   record<failure> lost;
   {
-    penstock::runtime rt(runtime_options().pool("default", threads(1).on_failure([&](const failure& f) { lost.add(f); })));
+    penstock::runtime rt(
+        runtime_options().pool("default", threads(1).on_failure([&](const failure& f) { lost.add(f); })));
     record<int> handled, other;
     auto destroyed = std::make_shared<int>(0);
     auto sub = rt.bus().subscribe<job>("suicidal", [&](const job& e) {
@@ -324,7 +336,8 @@ TEST_CASE("a handler that ends its thread with an output parked rests until that
     int value = 0;
   };
   record<failure> lost;
-  penstock::runtime rt(runtime_options().pool("default", threads(2).on_failure([&](const failure& f) { lost.add(f); })));
+  penstock::runtime rt(
+      runtime_options().pool("default", threads(2).on_failure([&](const failure& f) { lost.add(f); })));
   gate release;
   record<int> results, handled;
   auto writer = rt.bus().subscribe<result>("writer", subscribe_options().capacity(1), [&](const result& e) {

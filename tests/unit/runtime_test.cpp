@@ -79,7 +79,8 @@ std::size_t threads_of_process() {
 
 }  // namespace
 
-// --- shutdown ----------------------------------------------------------------------------------------------------------
+// --- shutdown
+// ----------------------------------------------------------------------------------------------------------
 
 TEST_CASE("shutdown drains what is queued and what handlers still publish, and reports clean", "[shutdown][T16]") {
   const time_limit limit;
@@ -155,7 +156,8 @@ TEST_CASE("shutdown gives up at its deadline and names what is stuck", "[shutdow
   CHECK(stuck.ledger().handled == 1);
 }
 
-TEST_CASE("the forced end of a shutdown asks running calls to stop, and one that obeys is not stuck", "[shutdown][H3]") {
+TEST_CASE("the forced end of a shutdown asks running calls to stop, and one that obeys is not stuck",
+          "[shutdown][H3]") {
   const time_limit limit;
   penstock::runtime rt(workers(2));
   record<int> begun;
@@ -304,12 +306,14 @@ TEST_CASE("runtimes are independent of each other", "[shutdown]") {
   CHECK(of_two.all() == std::vector{1, 5});
 }
 
-// --- pools -------------------------------------------------------------------------------------------------------------
+// --- pools
+// -------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("workers block all signals, carry their pool's name, and call the start hook once each", "[X1][P15]") {
   const time_limit limit;
   record<unsigned> started;
-  auto pool = worker_pool::start("spinners-of-yarn", threads(3).on_thread_start([&](unsigned index) { started.add(index); }));
+  auto pool =
+      worker_pool::start("spinners-of-yarn", threads(3).on_thread_start([&](unsigned index) { started.add(index); }));
   const auto indexes = started.all();
   CHECK(std::set<unsigned>(indexes.begin(), indexes.end()) == std::set<unsigned>{0, 1, 2});
   CHECK(indexes.size() == 3);
@@ -341,12 +345,13 @@ TEST_CASE("a start hook that throws fails the start within a second, and no thre
   const std::size_t before = threads_of_process();
   const auto began = std::chrono::steady_clock::now();
   CHECK_THROWS_AS(worker_pool::start("hooked", threads(4).on_thread_start([](unsigned index) {
-    if (index == 2) throw std::runtime_error("no core for this one");
-  })),
+                    if (index == 2) throw std::runtime_error("no core for this one");
+                  })),
                   std::runtime_error);
   const auto [code, text] = refusal_of([] {
-    worker_pool::start("hooked", threads(2).on_thread_start(
-                                     [](unsigned) { throw std::system_error(std::make_error_code(std::errc::no_such_device)); }));
+    worker_pool::start("hooked", threads(2).on_thread_start([](unsigned) {
+      throw std::system_error(std::make_error_code(std::errc::no_such_device));
+    }));
   });
   CHECK(code == std::errc::no_such_device);
   CHECK_THAT(text, contains_text("hooked"));
@@ -456,9 +461,8 @@ TEST_CASE("subscriptions run on the pool they choose", "[X1]") {
   gate release;
   record<int> seen, begun;
   auto stuck = rt.bus().subscribe<job>("stuck", [&](const job&) { begun.add(1), release.wait(); });
-  auto apart = rt.bus().subscribe<job>("apart", subscribe_options().on(rt.pool("special")), [&](const job& e) {
-    seen.add(e.value);
-  });
+  auto apart = rt.bus().subscribe<job>("apart", subscribe_options().on(rt.pool("special")),
+                                       [&](const job& e) { seen.add(e.value); });
   rt.bus().publish(job{1});
   begun.wait_for(1);
   rt.bus().publish(job{2});
@@ -467,7 +471,8 @@ TEST_CASE("subscriptions run on the pool they choose", "[X1]") {
   REQUIRE(rt.bus().wait_idle(25s));
 }
 
-// --- misuse ------------------------------------------------------------------------------------------------------------
+// --- misuse
+// ------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("misuse of subscribe is a typed error whose text names the thing", "[F99][misuse]") {
   const time_limit limit;
@@ -489,13 +494,14 @@ TEST_CASE("misuse of subscribe is a typed error whose text names the thing", "[F
   check(subscribe_options().overflow(overflow::latest).capacity(5), errc::invalid_argument, "latest");
   check(subscribe_options().max_parked(SIZE_MAX), errc::invalid_argument, "max_parked");
   check(subscribe_options().on(rt.pool("blocking")), errc::invalid_argument, "blocking");
-  check(subscribe_options().on_drop<done>([](const done&, penstock::drop_reason) noexcept {}), errc::event_type_mismatch,
-        "on_drop");
+  check(subscribe_options().on_drop<done>([](const done&, penstock::drop_reason) noexcept {}),
+        errc::event_type_mismatch, "on_drop");
 
   auto [code, text] = refusal_of([&] { auto sub = bus.subscribe<job>("", nothing); });
   CHECK(code == errc::invalid_argument);
   CHECK_THAT(text, contains_text("name"));
-  std::tie(code, text) = refusal_of([&] { auto sub = bus.subscribe<job>("mailer", std::function<void(const job&)>()); });
+  std::tie(code, text) =
+      refusal_of([&] { auto sub = bus.subscribe<job>("mailer", std::function<void(const job&)>()); });
   CHECK(code == errc::invalid_argument);
   CHECK_THAT(text, contains_text("mailer"));
   void (*no_function)(const job&) = nullptr;
@@ -512,7 +518,9 @@ TEST_CASE("a refused subscribe destroys the handler and the hook it was given", 
   penstock::runtime rt(workers(1));
   auto mark = std::make_shared<int>(0);
   for (int i = 0; i < 3; ++i) {
-    auto options = subscribe_options().capacity(i == 0 ? 0 : 1).on_drop<job>([mark](const job&, penstock::drop_reason) noexcept {});
+    auto options =
+        subscribe_options().capacity(i == 0 ? 0 : 1).on_drop<job>([mark](const job&, penstock::drop_reason) noexcept {
+        });
     auto result = rt.bus().try_subscribe<job>(i == 1 ? "" : "late", std::move(options), [mark](const job&) {});
     CHECK(static_cast<bool>(result) == (i == 2));
     result.subscription.release();
@@ -601,7 +609,8 @@ TEST_CASE("options used after they were moved from are refused or plain defaults
   CHECK(rt.bus().try_subscribe<job>("again", std::move(options), [](const job&) {}));
 }
 
-// --- fork and the end of the process -----------------------------------------------------------------------------------
+// --- fork and the end of the process
+// -----------------------------------------------------------------------------------
 
 TEST_CASE("after fork the child gets errc::forked from every operation, and the parent is unaffected", "[S6][P13]") {
   const time_limit limit;
@@ -622,9 +631,12 @@ TEST_CASE("after fork the child gets errc::forked from every operation, and the 
   CHECK(in_fork([&] {
           return rt.bus().try_subscribe<job>("child's", subscribe_options(), [](const job&) {}).error == errc::forked;
         }) == "exit 0");
-  CHECK(in_fork([&] { return refusal_of([&] { (void)rt.bus().publisher<job>(); }).first == errc::forked; }) == "exit 0");
+  CHECK(in_fork([&] { return refusal_of([&] { (void)rt.bus().publisher<job>(); }).first == errc::forked; }) ==
+        "exit 0");
   CHECK(in_fork([&] { return rt.pool("default")->post([] {}) == errc::forked; }) == "exit 0");
-  CHECK(in_fork([&] { return sub.close() == close_status::closed && text.close(penstock::close_mode::drain) == close_status::closed; }) == "exit 0");
+  CHECK(in_fork([&] {
+          return sub.close() == close_status::closed && text.close(penstock::close_mode::drain) == close_status::closed;
+        }) == "exit 0");
   CHECK(in_fork([&] {
           sub.stop();
           (void)rt.bus().subscriptions();
