@@ -138,7 +138,9 @@ void pool_core::start_workers() {
 }
 
 void pool_core::run_worker(worker& self) {
-  name_this_thread(name, "-" + std::to_string(self.index + 1));
+  std::string number("-");  // appended to, not "-" + …: g++ 12 warns falsely of that at -O3
+  number += std::to_string(self.index + 1);
+  name_this_thread(name, number);
   bool good = true;
   try {
     if (options.on_thread_start) options.on_thread_start(self.index);

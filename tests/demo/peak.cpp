@@ -1,5 +1,5 @@
 // Runs a program and prints its largest resident size in kB as the last line of standard output. Used by `memory`.
-// Floor 9, room tests. The kernel hands the peak of whoever starts a program on to it: this starter is small, Python is not.
+// Floor 9, room tests. The kernel hands a starter's peak on to what it starts: this one is small, Python is not.
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
