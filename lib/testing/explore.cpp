@@ -2,6 +2,7 @@
 // Floor 8, room testing.
 #include <penstock/testing/simulation.hpp>
 
+#include "testing/crash_note.hpp"
 #include "testing/simulation_core.hpp"
 
 #include <cerrno>
@@ -75,6 +76,8 @@ strategy strategy_of(std::uint64_t seed) noexcept {
 struct exploration_plan {
   const explore_options& options;
   unique_function<void(simulation&)>& scenario;
+  const std::string command = own_command_line();
+  crash_note note{command};
 
   struct run {
     exploration_plan* plan;
@@ -130,10 +133,11 @@ struct exploration_plan {
   [[noreturn]] void fail(std::uint64_t seed, const std::string& what, const std::string& trace) const {
     throw simulation_failure("seed " + std::to_string(seed) + ", strategy " + to_string(options_for(seed).strategy_) + ": " + what +
                              "\nlast steps:\n" + trace + "replay it with:\n  PENSTOCK_SEED=" + std::to_string(seed) +
-                             own_command_line() + "\n");
+                             command + "\n");
   }
 
   void run_seed(std::uint64_t seed, bool twice, exploration& done) {
+    note.seed(seed);
     const auto first = run_once(seed);
     ++done.schedules;
     done.steps += first->steps;
@@ -171,7 +175,8 @@ struct exploration_plan {
 }  // namespace detail
 
 exploration explore(const explore_options& options, unique_function<void(simulation&)> scenario) {
-  return detail::exploration_plan{options, scenario}.run_all();
+  detail::exploration_plan plan{options, scenario};
+  return plan.run_all();
 }
 
 exploration explore(std::uint64_t seeds, unique_function<void(simulation&)> scenario) {

@@ -698,6 +698,22 @@ TEST_CASE("a canary that fails under few seeds", "[.canary]") {
   explore(10'000, [](simulation& sim) { sim.require(order_of_three(sim, 3) != "cabbaccba", "the rare order"); });
 }
 
+TEST_CASE("a canary that crashes under few seeds", "[.crash]") {
+  explore(10'000, [](simulation& sim) {
+    if (order_of_three(sim, 3) == "cabbaccba") std::abort();
+  });
+}
+
+TEST_CASE("a scenario that crashes tells the command that replays it before it goes down") {
+  own_seeds own;
+  const std::string first = output_of("'" + own_program() + "' '[.crash]'");
+  REQUIRE_THAT(first, contains_text("penstock: a fatal signal in the scenario with seed"));
+  const auto command_at = first.find("PENSTOCK_SEED=");
+  REQUIRE(command_at != std::string::npos);
+  const std::string second = output_of(first.substr(command_at, first.find('\n', command_at) - command_at));
+  CHECK_THAT(second, contains_text(first.substr(first.find("with seed"), 20)));
+}
+
 TEST_CASE("the command in a failure's text replays that failure") {
   own_seeds own;
   const std::string first = output_of("'" + own_program() + "' '[.canary]'");
