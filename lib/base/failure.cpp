@@ -3,6 +3,7 @@
 #include <penstock/base/failure.hpp>
 
 #include "base/demangle.hpp"
+#include "base/forced_unwind.hpp"
 
 #include <cxxabi.h>
 
@@ -32,11 +33,12 @@ namespace {
 
 constexpr std::size_t deepest_nesting = 16;
 
+PENSTOCK_CATCHES_FORCED_UNWIND
 void collect_nested(const std::exception& outer, exception_record& record) {
   if (record.nested.size() >= deepest_nesting) return;
   try {
     std::rethrow_if_nested(outer);
-  } catch (const abi::__forced_unwind&) {
+  } catch (const forced_unwind&) {
     throw;
   } catch (const std::exception& inner) {
     record.nested.emplace_back(inner.what());

@@ -2,13 +2,12 @@
 // Floor 5, room bus.
 #include <penstock/bus/subscription.hpp>
 
+#include "base/forced_unwind.hpp"
 #include "bus/bus_core.hpp"
 #include "bus/subscription_core.hpp"
 #include "bus/topic.hpp"
 #include "exec/context.hpp"
 #include "sync/parker.hpp"
-
-#include <cxxabi.h>
 
 #include <cstring>
 #include <utility>
@@ -17,6 +16,7 @@ namespace penstock::detail {
 
 // --- lane ------------------------------------------------------------------------------------------------------------
 
+PENSTOCK_CATCHES_FORCED_UNWIND
 void lane::run(unsigned budget) {
   // The reference that came with being scheduled; it is given back last.
   const auto keep = ref_ptr<subscription_core>::adopt(core);
@@ -32,7 +32,7 @@ void lane::run(unsigned budget) {
     exec::context handling{exec::context_kind::lane, this};
     exec::context_scope inside(&handling);
     end = drain(budget);
-  } catch (const abi::__forced_unwind&) {
+  } catch (const forced_unwind&) {
     // The worker dies under us; the lane goes on on another one.
     running.store(0, std::memory_order_relaxed);
     end = turn_end::yielded;
@@ -64,6 +64,7 @@ void lane::dropped() noexcept {
   core->try_reap();
 }
 
+PENSTOCK_CATCHES_FORCED_UNWIND
 lane::turn_end lane::drain(unsigned budget) {
   subscription_core& owner = *core;
   alignas(largest_in_place_align) std::byte slot[largest_in_place];
@@ -99,7 +100,7 @@ lane::turn_end lane::drain(unsigned budget) {
       call_access::set_sequence(info, sequence);
       try {
         owner.handler_.invoke(owner.handler_.target, payload, info);
-      } catch (const abi::__forced_unwind&) {
+      } catch (const forced_unwind&) {
         failed.store(failed.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
         throw;
       } catch (...) {

@@ -2,13 +2,12 @@
 // Floor 2, room exec.
 #include <penstock/exec/worker_pool.hpp>
 
+#include "base/forced_unwind.hpp"
 #include "exec/context.hpp"
 #include "exec/pool_core.hpp"
 #include "exec/thread_start.hpp"
 #include "exec/timer_thread.hpp"
 #include "sync/parker.hpp"
-
-#include <cxxabi.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -137,6 +136,7 @@ void pool_core::start_workers() {
   }
 }
 
+PENSTOCK_CATCHES_FORCED_UNWIND
 void pool_core::run_worker(worker& self) {
   std::string number("-");  // appended to, not "-" + …: g++ 12 warns falsely of that at -O3
   number += std::to_string(self.index + 1);
@@ -167,7 +167,7 @@ void pool_core::run_worker(worker& self) {
       else
         run_posted();
     }
-  } catch (const abi::__forced_unwind&) {
+  } catch (const forced_unwind&) {
     worker_lost(self);  // pthread_cancel or pthread_exit in a handler: this thread cannot be kept
     throw;
   }
@@ -206,6 +206,7 @@ void pool_core::worker_lost(worker& self) noexcept {
   sync::unpark_all(&changes_);
 }
 
+PENSTOCK_CATCHES_FORCED_UNWIND
 void pool_core::run_posted() {
   unique_function<void()> work = posted.pop();
   if (!work) return;
@@ -213,7 +214,7 @@ void pool_core::run_posted() {
   context_scope scope(options.may_wait ? nullptr : &inside);
   try {
     work();
-  } catch (const abi::__forced_unwind&) {
+  } catch (const forced_unwind&) {
     throw;
   } catch (...) {
     failure record;

@@ -26,7 +26,8 @@ std::optional<std::uint64_t> number_from_environment(const char* name) {
   errno = 0;
   const std::uint64_t value = std::strtoull(text, &end, 10);
   if (errno != 0 || *end != '\0' || *text < '0' || *text > '9')
-    throw std::invalid_argument(std::string(name) + "=" + text + " is not a number: give a seed or a count in decimal digits");
+    throw std::invalid_argument(std::string(name) + "=" + text +
+                                " is not a number: give a seed or a count in decimal digits");
   return value;
 }
 
@@ -64,10 +65,20 @@ std::string own_command_line() {
 /// the easiest to read.
 strategy strategy_of(std::uint64_t seed) noexcept {
   switch (seed % 16) {
-    case 1: return strategy::fifo;
-    case 4: case 9: case 14: return strategy::starve_one;
-    case 2: case 5: case 8: case 11: case 15: return strategy::priority_change;
-    default: return strategy::random;
+    case 1:
+      return strategy::fifo;
+    case 4:
+    case 9:
+    case 14:
+      return strategy::starve_one;
+    case 2:
+    case 5:
+    case 8:
+    case 11:
+    case 15:
+      return strategy::priority_change;
+    default:
+      return strategy::random;
   }
 }
 
@@ -131,9 +142,9 @@ struct exploration_plan {
   }
 
   [[noreturn]] void fail(std::uint64_t seed, const std::string& what, const std::string& trace) const {
-    throw simulation_failure("seed " + std::to_string(seed) + ", strategy " + to_string(options_for(seed).strategy_) + ": " + what +
-                             "\nlast steps:\n" + trace + "replay it with:\n  PENSTOCK_SEED=" + std::to_string(seed) +
-                             command + "\n");
+    throw simulation_failure("seed " + std::to_string(seed) + ", strategy " + to_string(options_for(seed).strategy_) +
+                             ": " + what + "\nlast steps:\n" + trace +
+                             "replay it with:\n  PENSTOCK_SEED=" + std::to_string(seed) + command + "\n");
   }
 
   void run_seed(std::uint64_t seed, bool twice, exploration& done) {
@@ -151,7 +162,8 @@ struct exploration_plan {
     if (first->hash != second->hash || first->steps != second->steps)
       fail(seed,
            "two runs of this seed differ (" + std::to_string(first->steps) + " and " + std::to_string(second->steps) +
-               " steps): the scenario depends on something besides the simulation, such as real time, an address, another "
+               " steps): the scenario depends on something besides the simulation, such as real time, an address, "
+               "another "
                "thread, or a variable that lives longer than one run",
            second->trace);
   }

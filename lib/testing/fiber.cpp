@@ -93,8 +93,8 @@ struct fiber::parts {
   stack_size size = stack_size::worker;
   context::protected_fixedsize_stack allocator;
   context::stack_context stack;  ///< its lowest page is the guard
-  /// Where to continue, and who resumed it. Never destroyed: the destructor of a suspended one throws into it, while the
-  /// loop of an idle fiber has nothing on its stack and an abandoned one is not to be touched.
+  /// Where to continue, and who resumed it. Never destroyed: the destructor of a suspended one throws into it, while
+  /// the loop of an idle fiber has nothing on its stack and an abandoned one is not to be touched.
   union {
     context::fiber inside;
   };

@@ -20,8 +20,8 @@ class fiber {
   static fiber* acquire(stack_size size);
   /// Back into the store. The fiber must be idle.
   static void release(fiber* idle) noexcept;
-  /// Gives up a fiber in the middle of its job: it is never resumed and nothing on its stack is destroyed. What the stack
-  /// refers to stays alive, and a leak checker is told so.
+  /// Gives up a fiber in the middle of its job: it is never resumed and nothing on its stack is destroyed. What the
+  /// stack refers to stays alive, and a leak checker is told so.
   static void abandon(fiber* stuck) noexcept;
 
   fiber(const fiber&) = delete;
@@ -30,7 +30,8 @@ class fiber {
 
   /// Gives an idle fiber a job; it begins with the next `resume`. The job must not throw.
   void assign(void (*job)(void*), void* argument) noexcept;
-  /// Runs the fiber until it suspends or its job has ended. Exceptions in flight and being handled stay with their stack.
+  /// Runs the fiber until it suspends or its job has ended. Exceptions in flight and being handled stay with their
+  /// stack.
   void resume() noexcept;
   /// On the fiber: back to who resumed it.
   void suspend() noexcept;

@@ -12,10 +12,14 @@ namespace penstock::testing {
 
 const char* to_string(strategy chosen) noexcept {
   switch (chosen) {
-    case strategy::random: return "random";
-    case strategy::fifo: return "fifo";
-    case strategy::starve_one: return "starve_one";
-    case strategy::priority_change: return "priority_change";
+    case strategy::random:
+      return "random";
+    case strategy::fifo:
+      return "fifo";
+    case strategy::starve_one:
+      return "starve_one";
+    case strategy::priority_change:
+      return "priority_change";
   }
   return "unknown";
 }
@@ -75,8 +79,10 @@ simulation::~simulation() {
   if (std::uncaught_exceptions() == 0) core_->ask_finished();
   end();
   if (!core_->failed() || core_->told() || std::uncaught_exceptions() != 0) return;
-  std::fputs(("penstock: a simulation ended with a failure that nobody was told of; call finish()\n" + core_->report() + "\n").c_str(),
-             stderr);
+  std::fputs(
+      ("penstock: a simulation ended with a failure that nobody was told of; call finish()\n" + core_->report() + "\n")
+          .c_str(),
+      stderr);
   std::terminate();
 }
 

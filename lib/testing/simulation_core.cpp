@@ -11,6 +11,7 @@
 #include <utility>
 
 namespace penstock::testing::detail {
+
 simulation_core::simulation_core(const simulation_options& options, scenario_host* host)
     : options_(options),
       host_(host),
@@ -504,7 +505,8 @@ bool simulation_core::advance_time(steady_time limit) {
 
 bool simulation_core::over_limit() {
   if (steps_ >= step_limit_) {
-    fail("step limit: " + std::to_string(steps_) + " steps were not enough; raise simulation_options::step_limit if that is right");
+    fail("step limit: " + std::to_string(steps_) +
+         " steps were not enough; raise simulation_options::step_limit if that is right");
     step_limit_ = steps_ + options_.step_limit_;
   } else if (since_progress_ >= options_.livelock_after_) {
     fail("livelock: " + std::to_string(since_progress_) +
@@ -570,7 +572,8 @@ void simulation_core::bail() {
 
 void simulation_core::require_scenario(const char* what) const {
   if (current_ != scenario_)
-    throw std::logic_error(std::string(what) + " is for the scenario itself: simulated threads and handlers wait at gates");
+    throw std::logic_error(std::string(what) +
+                           " is for the scenario itself: simulated threads and handlers wait at gates");
 }
 
 void simulation_core::run_until_idle() {
@@ -719,7 +722,8 @@ void simulation_core::begin_end() noexcept {
   if (options_.allow_unfinished_ && !failed_) return;
   // What a started thread refers to may have died with the scenario; only what unwinds it is still to run.
   for (thread_state& thread : threads_)
-    if (thread.is == thread_state::role::started && !thread.interrupted && thread.now != thread_state::status::done) give_up(thread);
+    if (thread.is == thread_state::role::started && !thread.interrupted && thread.now != thread_state::status::done)
+      give_up(thread);
 }
 
 void simulation_core::end_threads() noexcept {

@@ -19,7 +19,8 @@ namespace penstock::testing::detail {
 
 class simulation_core;
 
-/// What an exploration gives its simulations: where to go when a scenario is stuck for good, and where to leave the news.
+/// What an exploration gives its simulations: where to go when a scenario is stuck for good, and where to leave the
+/// news.
 struct scenario_host {
   fiber* scenario = nullptr;
   bool stuck = false;
@@ -76,20 +77,20 @@ struct thread_state {
 
   role is = role::started;
   status now = status::idle;
-  bool interruptible = false;     ///< waits at a gate or sleeps: the end of the simulation may throw into it
-  bool interrupted = false;       ///< and has done so
+  bool interruptible = false;  ///< waits at a gate or sleeps: the end of the simulation may throw into it
+  bool interrupted = false;    ///< and has done so
   std::uint32_t entity = 0;
   simulation_core* core = nullptr;
   fiber* stack = nullptr;         ///< null for the scenario, and while there is nothing to run
   void* context = nullptr;        ///< its thread_slot::context while it does not run
   const void* address = nullptr;  ///< while waiting
   steady_time deadline = no_deadline;
-  std::string_view place;         ///< where it waits, for reports; lives as long as the wait
+  std::string_view place;  ///< where it waits, for reports; lives as long as the wait
   std::string name;
-  unique_function<void()> body;     ///< of a started thread
-  simulated_pool* pool = nullptr;   ///< of a worker
-  runnable* item = nullptr;         ///< what a worker runs: this
-  posted_work* posted = nullptr;    ///< or this
+  unique_function<void()> body;    ///< of a started thread
+  simulated_pool* pool = nullptr;  ///< of a worker
+  runnable* item = nullptr;        ///< what a worker runs: this
+  posted_work* posted = nullptr;   ///< or this
 };
 
 struct gate_state {
@@ -115,7 +116,9 @@ class simulation_core final : public agent,
     if (ready_.empty() || ++contended_steps_ < next_point_) return;
     preempt_here();
   }
-  void wait(const void* address, steady_time deadline) override { wait_here(address, deadline, false, "inside the library"); }
+  void wait(const void* address, steady_time deadline) override {
+    wait_here(address, deadline, false, "inside the library");
+  }
   void wake_one(const void* address) noexcept override;
   void wake_all(const void* address) noexcept override;
   steady_time now() const noexcept override { return now_; }
@@ -167,8 +170,8 @@ class simulation_core final : public agent,
   bool ended() const noexcept { return ended_; }
   /// Whether the failure has been thrown into the scenario.
   bool told() const noexcept { return told_; }
-  void hand_over() noexcept;    ///< tells the host what came of it
-  void ask_finished();          ///< fails unless everything has ended or may be unfinished
+  void hand_over() noexcept;  ///< tells the host what came of it
+  void ask_finished();        ///< fails unless everything has ended or may be unfinished
 
  private:
   static constexpr steady_time start_of_time{std::chrono::hours(1)};
@@ -266,15 +269,15 @@ class simulation_core final : public agent,
   thread_state* scenario_ = nullptr;
   thread_state* timers_ = nullptr;
   thread_state* current_ = nullptr;
-  std::vector<thread_state*> waiting_;       ///< in order of arrival
+  std::vector<thread_state*> waiting_;  ///< in order of arrival
   std::vector<thread_state*> idle_workers_;
   std::vector<std::unique_ptr<simulated_pool>> pools_;
 
-  std::vector<ready_entry> ready_;           ///< in order of arrival
-  std::vector<std::uint32_t> eligible_;      ///< scratch, used while a pool has no free worker
+  std::vector<ready_entry> ready_;       ///< in order of arrival
+  std::vector<std::uint32_t> eligible_;  ///< scratch, used while a pool has no free worker
   unsigned saturated_pools_ = 0;
-  bool overflow_ = false;                    ///< a pool holds lanes that there was no memory to list
-  std::uint32_t excluded_ = 0;               ///< not to be chosen next, unless it is alone; 0 is nobody
+  bool overflow_ = false;       ///< a pool holds lanes that there was no memory to list
+  std::uint32_t excluded_ = 0;  ///< not to be chosen next, unless it is alone; 0 is nobody
 
   std::vector<armed_timer> heap_;
   std::uint64_t timer_order_ = 0;
@@ -288,11 +291,11 @@ class simulation_core final : public agent,
 
   static constexpr std::uint64_t never = static_cast<std::uint64_t>(-1);
   static constexpr std::uint64_t long_spin = 100'000;
-  std::uint64_t atomic_steps_ = 0;           ///< preemption points passed
-  std::uint64_t spin_limit_ = long_spin;     ///< where the running one has gone on for suspiciously long
-  unsigned spins_ = 0;                       ///< how often that happened since progress
-  std::uint64_t contended_steps_ = 0;        ///< preemption points passed while somebody else was ready
-  std::uint64_t next_point_ = never;         ///< the next of them at which to switch
+  std::uint64_t atomic_steps_ = 0;                ///< preemption points passed
+  std::uint64_t spin_limit_ = long_spin;          ///< where the running one has gone on for suspiciously long
+  unsigned spins_ = 0;                            ///< how often that happened since progress
+  std::uint64_t contended_steps_ = 0;             ///< preemption points passed while somebody else was ready
+  std::uint64_t next_point_ = never;              ///< the next of them at which to switch
   std::vector<std::uint64_t> preemption_points_;  ///< the later ones, descending
 
   trace_ring trace_;

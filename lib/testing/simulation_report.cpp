@@ -77,7 +77,8 @@ std::string simulation_core::name_of(std::uint32_t entity) const {
 }
 
 std::string simulation_core::describe(const thread_state& thread) const {
-  std::string text = thread.is == thread_state::role::worker ? "a worker in " + name_of(thread.entity) : "'" + thread.name + "'";
+  std::string text =
+      thread.is == thread_state::role::worker ? "a worker in " + name_of(thread.entity) : "'" + thread.name + "'";
   switch (thread.now) {
     case thread_state::status::waiting:
       text += " (waits " + std::string(thread.place);
@@ -101,18 +102,42 @@ std::string simulation_core::trace() const {
     const trace_record& line = trace_.at(at);
     text += "  " + std::to_string(line.step) + "  " + in_seconds(line.time) + "  ";
     switch (line.kind) {
-      case trace_kind::run_thread: text += name_of(line.entity) + " runs"; break;
-      case trace_kind::run_lane: text += "a worker begins " + name_of(line.entity); break;
-      case trace_kind::run_posted: text += "a worker begins " + name_of(line.entity); break;
-      case trace_kind::fire_timer: text += "a timer fires"; break;
-      case trace_kind::scenario_goes_on: text += "the scenario goes on"; break;
-      case trace_kind::waits: text += name_of(line.entity) + " waits"; break;
-      case trace_kind::wakes: text += name_of(line.entity) + " is woken"; break;
-      case trace_kind::spurious: text += name_of(line.entity) + " is woken for no reason"; break;
-      case trace_kind::preempted: text += name_of(line.entity) + " is preempted inside the library"; break;
-      case trace_kind::thread_ends: text += name_of(line.entity) + " ends"; break;
-      case trace_kind::time_jumps: text += "time jumps"; break;
-      case trace_kind::note: text += name_of(line.entity) + " notes: " + notes_[line.detail]; break;
+      case trace_kind::run_thread:
+        text += name_of(line.entity) + " runs";
+        break;
+      case trace_kind::run_lane:
+        text += "a worker begins " + name_of(line.entity);
+        break;
+      case trace_kind::run_posted:
+        text += "a worker begins " + name_of(line.entity);
+        break;
+      case trace_kind::fire_timer:
+        text += "a timer fires";
+        break;
+      case trace_kind::scenario_goes_on:
+        text += "the scenario goes on";
+        break;
+      case trace_kind::waits:
+        text += name_of(line.entity) + " waits";
+        break;
+      case trace_kind::wakes:
+        text += name_of(line.entity) + " is woken";
+        break;
+      case trace_kind::spurious:
+        text += name_of(line.entity) + " is woken for no reason";
+        break;
+      case trace_kind::preempted:
+        text += name_of(line.entity) + " is preempted inside the library";
+        break;
+      case trace_kind::thread_ends:
+        text += name_of(line.entity) + " ends";
+        break;
+      case trace_kind::time_jumps:
+        text += "time jumps";
+        break;
+      case trace_kind::note:
+        text += name_of(line.entity) + " notes: " + notes_[line.detail];
+        break;
     }
     text += "\n";
   }
@@ -122,7 +147,8 @@ std::string simulation_core::trace() const {
 std::string simulation_core::unfinished() const {
   std::string names;
   for (const thread_state& thread : threads_) {
-    if (&thread == current_ || thread.now == thread_state::status::idle || thread.now == thread_state::status::done) continue;
+    if (&thread == current_ || thread.now == thread_state::status::idle || thread.now == thread_state::status::done)
+      continue;
     names += (names.empty() ? "" : ", ") + describe(thread);
   }
   return names;
@@ -139,7 +165,8 @@ void simulation_core::require_all_done() {
 void simulation_core::ask_finished() {
   if (failed_ || options_.allow_unfinished_) return;
   const std::string names = unfinished();
-  if (!names.empty()) fail("the scenario has ended, but not all simulated threads: " + names + "; end them, or allow_unfinished()");
+  if (!names.empty())
+    fail("the scenario has ended, but not all simulated threads: " + names + "; end them, or allow_unfinished()");
 }
 
 }  // namespace penstock::testing::detail

@@ -39,7 +39,9 @@ class trace_ring {
   static constexpr std::size_t kept = 64;
 
   void add(const trace_record& record) noexcept { records_[count_++ % kept] = record; }
-  void mix(std::uint64_t a, std::uint64_t b) noexcept { hash_ = mix_bits(hash_ ^ a) + mix_bits(b + 0x632be59bd9b4e019ULL); }
+  void mix(std::uint64_t a, std::uint64_t b) noexcept {
+    hash_ = mix_bits(hash_ ^ a) + mix_bits(b + 0x632be59bd9b4e019ULL);
+  }
   std::uint64_t hash() const noexcept { return hash_; }
 
   std::size_t size() const noexcept { return count_ < kept ? count_ : kept; }
