@@ -43,9 +43,15 @@ struct parcel {
   std::shared_ptr<int> content;
 };
 
-struct raw { int number = 0; };
-struct cut { int number = 0; };
-struct polished { int number = 0; };
+struct raw {
+  int number = 0;
+};
+struct cut {
+  int number = 0;
+};
+struct polished {
+  int number = 0;
+};
 
 /// The tests' own account of what they published, to be compared with the ledgers.
 class account {
@@ -149,10 +155,11 @@ TEST_CASE("the fail policy refuses what has no seat and handles the rest") {
     account books(sim);
     std::uint64_t refused = 0;
     std::uint64_t handled = 0;
-    auto strict = bus.subscribe<item>("strict", subscribe_options().capacity(2).overflow(overflow::fail), [&](const item&) {
-      dawdle(sim);
-      ++handled;
-    });
+    auto strict =
+        bus.subscribe<item>("strict", subscribe_options().capacity(2).overflow(overflow::fail), [&](const item&) {
+          dawdle(sim);
+          ++handled;
+        });
     for (int producer = 0; producer < 2; ++producer) {
       sim.thread("publisher", [&, producer] {
         const auto out = bus.publisher<item>();
@@ -243,7 +250,8 @@ TEST_CASE("drop_oldest evicts the oldest event that has not begun, and the newes
     books.check({end});
     sim.require(end.evicted == evicted.size() && end.handled == handled.size());
     sim.require(handled.size() + evicted.size() == 8 && increasing(handled) && increasing(evicted));
-    sim.require(handled.size() >= 2 && handled.back() == 7 && handled[handled.size() - 2] == 6, "the last two were the newest");
+    sim.require(handled.size() >= 2 && handled.back() == 7 && handled[handled.size() - 2] == 6,
+                "the last two were the newest");
   });
 }
 
@@ -280,7 +288,8 @@ TEST_CASE("latest ends with an event that no later publish follows") {
     const ledger end = state.ledger();
     books.check({end});
     sim.require(end.handled + end.evicted == 8 && end.handled == handled.size());
-    const auto& last = times[static_cast<std::size_t>(handled.back().producer)][static_cast<std::size_t>(handled.back().number)];
+    const auto& last =
+        times[static_cast<std::size_t>(handled.back().producer)][static_cast<std::size_t>(handled.back().number)];
     for (const auto& producer : times)
       for (const call_times& each : producer) sim.require(each.begun < last.returned, "a later event was lost");
     for (int producer = 0; producer < 2; ++producer) sim.require(increasing(of_producer(handled, producer)));
@@ -307,7 +316,8 @@ TEST_CASE("a stuck subscriber holds back its publisher and nobody else") {
     sim.run_until_idle();
     // One event is in its call, one waits, and the third has reached everybody else before its publisher waits.
     sim.require(fast_seen == std::vector<int>{0, 1, 2}, "the waiting event did not reach the free subscriber");
-    sim.require(!publisher.done() && stuck.ledger().pending == 1 && stuck.ledger().running == 1 && stuck.ledger().queued == 1);
+    sim.require(!publisher.done() && stuck.ledger().pending == 1 && stuck.ledger().running == 1 &&
+                stuck.ledger().queued == 1);
     sim.require(stuck.ledger().balanced() && fast.ledger().balanced());
     gate.open();
     sim.run_until_idle();
@@ -398,8 +408,7 @@ TEST_CASE("a waiter that is cancelled in the middle of the line takes no seat an
     books(bus.publish(item{0, -1}));
     for (std::size_t i = 0; i < 4; ++i) {
       sim.thread("waiter", [&, i] {
-        const auto result =
-            books(bus.publisher<item>().publish(item{0, static_cast<int>(i)}, stops[i].get_token()));
+        const auto result = books(bus.publisher<item>().publish(item{0, static_cast<int>(i)}, stops[i].get_token()));
         ends[i] = result.error();
         sim.require(result.accepted() + result.rejected() == 1);
         sim.require((result.error() == errc::cancelled) == (result.rejected() == 1));
@@ -439,12 +448,12 @@ TEST_CASE("closing during traffic: afterwards no code of the handler runs, and e
     int refused = 0;
     const auto content = std::make_shared<int>(1);
     auto sub = bus.subscribe<parcel>("leaving", subscribe_options().capacity(2),
-                                   [&sim, &closed, alive = std::move(alive)](const parcel&) {
-                                     sim.require(!closed, "a call began after close");
-                                     dawdle(sim);
-                                     sim.require(!closed, "a call went on after close");
-                                     ++*alive;
-                                   });
+                                     [&sim, &closed, alive = std::move(alive)](const parcel&) {
+                                       sim.require(!closed, "a call began after close");
+                                       dawdle(sim);
+                                       sim.require(!closed, "a call went on after close");
+                                       ++*alive;
+                                     });
     for (int producer = 0; producer < 2; ++producer) {
       sim.thread("publisher", [&] {
         for (int number = 0; number < 4; ++number) {
@@ -549,12 +558,13 @@ TEST_CASE("a handler that closes its own subscription is its last call, and is t
     int calls = 0;
     auto alive = std::make_shared<int>(0);
     const std::weak_ptr<int> closure = alive;
-    self = bus.subscribe<item>("self-closing", subscribe_options().capacity(2), [&, alive = std::move(alive)](const item&) {
-      ++calls;
-      sim.require(self.close() == close_status::closing, "a call cannot wait for its own end");
-      dawdle(sim);
-      sim.require(!closure.expired(), "the closure died under its own call");
-    });
+    self = bus.subscribe<item>(
+        "self-closing", subscribe_options().capacity(2), [&, alive = std::move(alive)](const item&) {
+          ++calls;
+          sim.require(self.close() == close_status::closing, "a call cannot wait for its own end");
+          dawdle(sim);
+          sim.require(!closure.expired(), "the closure died under its own call");
+        });
     for (int producer = 0; producer < 2; ++producer) {
       sim.thread("publisher", [&] {
         for (int number = 0; number < 3; ++number) {
@@ -677,12 +687,12 @@ TEST_CASE("a parked output of a producer that stops still reaches its target") {
       gate.wait();
       seen.push_back(each.number);
     });
-    auto producer = bus.subscribe<raw>("producer", subscribe_options().capacity(4), [&](const raw& each) {
-      books(bus.publish(cut{each.number}));
-    });
+    auto producer = bus.subscribe<raw>("producer", subscribe_options().capacity(4),
+                                       [&](const raw& each) { books(bus.publish(cut{each.number})); });
     for (int number = 0; number < 4; ++number) books(bus.publish(raw{number}));
     sim.run_until_idle();
-    sim.require(target.ledger().pending == 1 && producer.ledger().handled == 3, "the lane did not rest with one parked output");
+    sim.require(target.ledger().pending == 1 && producer.ledger().handled == 3,
+                "the lane did not rest with one parked output");
     if (sim.random(2) == 0)
       producer.stop();
     else
@@ -701,11 +711,11 @@ TEST_CASE("a parked output whose target closes is rejected and told to on_drop, 
     account books(sim);
     auto gate = sim.gate("target");
     std::vector<int> told;
-    auto target = bus.subscribe<cut>("target",
-                                     subscribe_options().capacity(1).on_drop<cut>([&](const cut& each, drop_reason reason) noexcept {
-                                       if (reason == drop_reason::closed) told.push_back(each.number);
-                                     }),
-                                     [gate](const cut&) { gate.wait(); });
+    auto target = bus.subscribe<cut>(
+        "target", subscribe_options().capacity(1).on_drop<cut>([&](const cut& each, drop_reason reason) noexcept {
+          if (reason == drop_reason::closed) told.push_back(each.number);
+        }),
+        [gate](const cut&) { gate.wait(); });
     std::uint64_t calls = 0;
     auto producer = bus.subscribe<raw>("producer", subscribe_options().capacity(4), [&](const raw& each) {
       ++calls;
@@ -805,7 +815,8 @@ TEST_CASE("closing the target releases every waiting publisher with closed") {
         sim.require(result.accepted() + result.rejected() == 2);
         if (result.rejected() == 1) {
           sim.require(result.error() == errc::closed && result.refusals() == 1);
-          sim.require(std::string(result.refusal(0).subscription) == "full" && result.refusal(0).reason == errc::closed);
+          sim.require(std::string(result.refusal(0).subscription) == "full" &&
+                      result.refusal(0).reason == errc::closed);
           ++released;
         }
       });

@@ -22,9 +22,9 @@ using namespace std::chrono_literals;
 using penstock::errc;
 using penstock::no_deadline;
 using penstock::this_thread_slot;
+using penstock::testing::exploration;
 using penstock::testing::explore;
 using penstock::testing::explore_options;
-using penstock::testing::exploration;
 using penstock::testing::simulation;
 using penstock::testing::simulation_failure;
 using penstock::testing::simulation_options;
@@ -174,7 +174,8 @@ TEST_CASE("the starving strategy runs its victim only when nothing else is ready
     sim.finish();
     // A starved thread does all its rounds after the other two have done theirs.
     const std::string tail = order.substr(order.size() - 6);
-    if (tail.find_first_not_of(tail[0]) == std::string::npos && order.find(tail[0]) == order.size() - 6) last.insert(tail[0]);
+    if (tail.find_first_not_of(tail[0]) == std::string::npos && order.find(tail[0]) == order.size() - 6)
+      last.insert(tail[0]);
   }
   CHECK(last == std::set<char>{'a', 'b', 'c'});
 }
@@ -507,7 +508,8 @@ TEST_CASE("a thread that has not ended with its scenario is a failure that names
     while (gate.waiting() == 0) sim.step();
   };
   const auto fifo = explore_options().seeds(1).strategy(strategy::fifo);
-  CHECK_THAT(failure_of(fifo, scenario), contains_text("'left behind' (waits at gate 'shut'), 'never started' (never ran)"));
+  CHECK_THAT(failure_of(fifo, scenario),
+             contains_text("'left behind' (waits at gate 'shut'), 'never started' (never ran)"));
   CHECK(failure_of(explore_options(fifo).each(simulation_options().allow_unfinished()), scenario) == "");
 }
 
@@ -679,7 +681,8 @@ TEST_CASE("stopping the pools of an environment drops what is queued and waits f
 TEST_CASE("a pool without workers, without budget or without a name is refused") {
   simulation sim;
   auto environment = sim.environment();
-  CHECK_THROWS_WITH(environment->make_pool("p", penstock::worker_pool_options().threads(0)), contains_text("threads(0)"));
+  CHECK_THROWS_WITH(environment->make_pool("p", penstock::worker_pool_options().threads(0)),
+                    contains_text("threads(0)"));
   CHECK_THROWS_WITH(environment->make_pool("p", penstock::worker_pool_options().budget(0)), contains_text("budget(0)"));
   CHECK_THROWS_WITH(environment->make_pool("", {}), contains_text("needs a name"));
   sim.finish();

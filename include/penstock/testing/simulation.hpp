@@ -29,7 +29,8 @@ enum class strategy {
   random,           ///< any ready thread or lane, all equally likely
   fifo,             ///< the one that has been ready longest
   starve_one,       ///< random, but one seeded victim runs only when nothing else is ready
-  priority_change,  ///< seeded priorities, changed at two seeded steps: finds every bug of depth 3 with a known probability
+  priority_change,  ///< seeded priorities, changed at two seeded steps: finds every bug of depth 3 with a known
+                    ///< probability
 };
 PENSTOCK_API const char* to_string(strategy chosen) noexcept;
 
@@ -75,8 +76,8 @@ class PENSTOCK_API simulation_options {
 class PENSTOCK_API gate {
  public:
   /// Returns when the gate is open, at once if it is. A handler that waits here keeps its worker. Throws
-  /// `simulation_ended` in a simulated thread or handler when the simulation ends first, and `simulation_failure` in the
-  /// scenario itself when nothing can ever open it.
+  /// `simulation_ended` in a simulated thread or handler when the simulation ends first, and `simulation_failure` in
+  /// the scenario itself when nothing can ever open it.
   void wait() const;
   /// Lets through whoever waits, and whoever comes until `close`.
   void open() const noexcept;
@@ -100,28 +101,30 @@ class PENSTOCK_API simulated_thread {
 
  private:
   friend class simulation;
-  simulated_thread(detail::simulation_core& core, detail::thread_state& state) noexcept : core_(&core), state_(&state) {}
+  simulated_thread(detail::simulation_core& core, detail::thread_state& state) noexcept
+      : core_(&core), state_(&state) {}
   detail::simulation_core* core_;
   detail::thread_state* state_;
 };
 
 /// The simulation. While it exists, this operating-system thread belongs to it: everything that the library and the
-/// scenario do is one of its simulated threads, and only one of them runs at a time. *The scenario itself* (the code that
-/// made it) is one of them: where it waits in the library, for example in `subscription::close`, the others run.
+/// scenario do is one of its simulated threads, and only one of them runs at a time. *The scenario itself* (the code
+/// that made it) is one of them: where it waits in the library, for example in `subscription::close`, the others run.
 ///
 /// Time stands still while anything is ready and then jumps to the next timer or deadline.
 ///
 /// Threads: bound to the thread that made it; one at a time per thread.
-/// The end: a simulated thread that waits at a gate or sleeps is unwound by `simulation_ended`; one that waits inside the
-/// library and that nothing wakes is never resumed, what stands on its stack is not destroyed, and leak checkers are told.
+/// The end: a simulated thread that waits at a gate or sleeps is unwound by `simulation_ended`; one that waits inside
+/// the library and that nothing wakes is never resumed, what stands on its stack is not destroyed, and leak checkers
+/// are told.
 class PENSTOCK_API simulation {
  public:
   simulation();
   explicit simulation(const simulation_options& options);
   simulation(const simulation&) = delete;
   simulation& operator=(const simulation&) = delete;
-  /// Ends the runtime and every simulated thread. A failure that nobody was told of ends the program with its text on the
-  /// standard error stream: no test passes with one. `finish` throws it instead.
+  /// Ends the runtime and every simulated thread. A failure that nobody was told of ends the program with its text on
+  /// the standard error stream: no test passes with one. `finish` throws it instead.
   ~simulation();
 
   /// A runtime on this environment, with four workers in each of the pools; made by the first call.
@@ -171,7 +174,8 @@ class PENSTOCK_API simulation {
   void yield();
   /// Records a failure unless `holds`, and throws it. In a handler the throw is caught by the bus; the record stays.
   void require(bool holds, std::string_view text = {}, call_site where = call_site::here());
-  /// A seeded choice of the scenario's own: 0 ≤ result < n; n ≥ 1. Independent of the order things run in the same order.
+  /// A seeded choice of the scenario's own: 0 ≤ result < n; n ≥ 1. Independent of the order things run in the same
+  /// order.
   std::uint64_t random(std::uint64_t n);
   /// A line for the trace.
   void note(std::string_view text);
@@ -229,11 +233,10 @@ struct exploration {
 
 /// Runs the scenario once per seed, each in a new simulation, and checks that nothing failed. A scenario fails by
 /// `require`, by any exception, by deadlock, livelock, too many steps, or by simulated threads that have not ended.
-/// Throws simulation_failure with the seed, the strategy, what failed, the last lines of the trace, and one command that
-/// replays it; when the scenario crashes, that command is written to the standard error stream.
-/// The environment variables PENSTOCK_SEED=N (only that seed) and PENSTOCK_SEEDS=N (another count) are obeyed.
-/// The scenario runs on a stack of 8 MiB of its own; when a deadlock leaves it stuck inside the library it is never
-/// resumed.
+/// Throws simulation_failure with the seed, the strategy, what failed, the last lines of the trace, and one command
+/// that replays it; when the scenario crashes, that command is written to the standard error stream. The environment
+/// variables PENSTOCK_SEED=N (only that seed) and PENSTOCK_SEEDS=N (another count) are obeyed. The scenario runs on a
+/// stack of 8 MiB of its own; when a deadlock leaves it stuck inside the library it is never resumed.
 PENSTOCK_API exploration explore(const explore_options& options, unique_function<void(simulation&)> scenario);
 PENSTOCK_API exploration explore(std::uint64_t seeds, unique_function<void(simulation&)> scenario);
 
