@@ -15,6 +15,7 @@ const char* long_text(errc code) noexcept {
     case errc::cancelled: return "cancelled by the caller's stop token";
     case errc::closed: return "closed: nothing is taken any more";
     case errc::would_block: return "it would have to wait, and waiting is not allowed here";
+    case errc::backpressure_cycle: return "it would wait for a channel that is emptied only when the caller goes on";
     case errc::not_enough_memory: return "not enough memory";
     case errc::event_type_mismatch: return "the event name is taken by a type of another layout";
     case errc::invalid_argument: return "an argument is out of its range";
@@ -37,6 +38,7 @@ class category final : public std::error_category {
       case errc::would_block: return std::errc::operation_would_block;
       case errc::not_enough_memory: return std::errc::not_enough_memory;
       case errc::invalid_argument: return std::errc::invalid_argument;
+      case errc::backpressure_cycle:
       case errc::would_deadlock: return std::errc::resource_deadlock_would_occur;
       default: return {code, *this};
     }
@@ -58,6 +60,7 @@ const char* to_string(errc code) noexcept {
     case errc::cancelled: return "cancelled";
     case errc::closed: return "closed";
     case errc::would_block: return "would_block";
+    case errc::backpressure_cycle: return "backpressure_cycle";
     case errc::not_enough_memory: return "not_enough_memory";
     case errc::event_type_mismatch: return "event_type_mismatch";
     case errc::invalid_argument: return "invalid_argument";

@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -71,6 +72,7 @@ class bus_core final : public ref_counted<bus_core> {
   mutex m_;  // protects what follows; a topic's mutex may be taken while it is held, no other
   std::unordered_multimap<std::string, topic*> topics_ PENSTOCK_GUARDED_BY(m_);
   std::vector<subscription_core*> subscriptions_ PENSTOCK_GUARDED_BY(m_);
+  std::set<std::string> files_ PENSTOCK_GUARDED_BY(m_);  // names of source files, of code that may be unloaded
   std::uint64_t next_id_ PENSTOCK_GUARDED_BY(m_) = 1;
 };
 

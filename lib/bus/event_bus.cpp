@@ -160,12 +160,12 @@ subscription bus_core::subscribe(const event_type& type, std::string_view name, 
     }
   } topic_owner{*this, &joined};
   recipe.name = name;
-  recipe.event = joined.identity.name;
-  recipe.where = where;
+  recipe.line = where.line;
   recipe.pool = std::move(pool);
   {
     lock_guard lock(m_);
     recipe.id = next_id_++;
+    recipe.file = files_.emplace(where.file).first->c_str();
     subscriptions_.reserve(subscriptions_.size() + 1);
   }
   auto core = ref_ptr<subscription_core>::adopt(
@@ -354,7 +354,7 @@ std::vector<subscription_info> event_bus::subscriptions() const {
   std::vector<subscription_info> all;
   if (core_->forked()) return all;
   for (const auto& each : core_->subscriptions())
-    all.push_back({each->name, each->event, each->ledger(), each->channel.capacity()});
+    all.push_back({each->name, each->event(), each->ledger(), each->channel.capacity()});
   return all;
 }
 

@@ -127,7 +127,7 @@ void lane::handler_threw(std::uint64_t sequence) noexcept {
   record.line = owner.line;
   try {
     record.subscription = owner.name;
-    record.event = owner.event;
+    record.event = owner.event();
     record.file = owner.file;
   } catch (...) {  // no memory for the names: told all the same
   }
@@ -168,9 +168,8 @@ subscription_core::subscription_core(recipe&& made, const sync::channel::config&
                                      std::size_t parked, handler_object& handler, drop_hook& hook)
     : channel(config),
       name(std::move(made.name)),
-      event(std::move(made.event)),
-      file(made.where.file),
-      line(made.where.line),
+      file(made.file),
+      line(made.line),
       id(made.id),
       max_parked(parked),
       pool(std::move(made.pool)),
@@ -189,6 +188,8 @@ subscription_core::subscription_core(recipe&& made, const sync::channel::config&
 }
 
 subscription_core::~subscription_core() = default;
+
+const std::string& subscription_core::event() const noexcept { return topic_->identity.name; }
 
 bool subscription_core::enter() noexcept {
   if ((gate_.fetch_add(1) & gate_closed) == 0) return true;
@@ -321,6 +322,7 @@ penstock::ledger subscription_core::ledger() noexcept {
   result.rejected.cancelled = rejected(errc::cancelled);
   result.rejected.closed = rejected(errc::closed);
   result.rejected.would_block = rejected(errc::would_block);
+  result.rejected.cycle = rejected(errc::backpressure_cycle);
   result.rejected.no_memory = rejected(errc::not_enough_memory);
   result.accepted = counts.tail;
   result.dropped = counts.dropped;

@@ -74,8 +74,8 @@ class subscription_core final : public ref_counted<subscription_core> {
     ref_ptr<bus_core> bus;
     ref_ptr<detail::topic> topic;
     std::string name;
-    std::string event;
-    call_site where;
+    const char* file = "";
+    unsigned line = 0;
     scheduler_ptr pool;
     std::uint64_t id = 0;
   };
@@ -117,14 +117,14 @@ class subscription_core final : public ref_counted<subscription_core> {
 
   sync::channel channel;
   const std::string name;
-  const std::string event;
-  const std::string file;
+  const char* const file;  ///< where subscribe was called; the bus keeps the text
   const unsigned line;
   const std::uint64_t id;
   const std::size_t max_parked;
   const scheduler_ptr pool;
   bus_core& bus() const noexcept { return *bus_; }
   detail::topic& topic() const noexcept { return *topic_; }
+  const std::string& event() const noexcept;
   bool removed = false;  ///< guarded by the topic's mutex: not to be in a further snapshot
   std::atomic<bool> abandoned{false};
 

@@ -175,7 +175,7 @@ shutdown_report runtime::shutdown_within(std::chrono::nanoseconds limit, std::st
 shutdown_report runtime::state::look(std::string_view reason, steady_time began) {
   shutdown_report moment;
   moment.reason = reason;
-  for (const auto& each : core->subscriptions()) moment.subscriptions.push_back({each->name, each->event, each->ledger()});
+  for (const auto& each : core->subscriptions()) moment.subscriptions.push_back({each->name, each->event(), each->ledger()});
   moment.elapsed = environment->time().now() - began;
   return moment;
 }
@@ -235,11 +235,11 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
     if (each.ended()) continue;
     const std::uint64_t running = each.running_sequence();
     const auto at_least = running == running_before[i] ? now - began : steady_time::duration::zero();
-    made.stuck.push_back({each.name, each.event, running, at_least, each.file, each.line});
+    made.stuck.push_back({each.name, each.event(), running, at_least, each.file, each.line});
   }
   const steady_time soon = deadline_after(time.now(), at_once);
   made.abandoned_workers = environment->stop_pools(deadline > soon ? deadline : soon);
-  for (const auto& each : all) made.subscriptions.push_back({each->name, each->event, each->ledger()});
+  for (const auto& each : all) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
   made.elapsed = time.now() - began;
   {
     lock_guard lock(m);

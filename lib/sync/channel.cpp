@@ -106,13 +106,13 @@ bool channel::offer_quickly(const std::byte* events, std::size_t count, offer_ou
       if (waiting >= capacity_ && tail >= begun) {
         // At the instant begun_ was read at least `capacity` events waited: the policy decides.
         if (policy_ == full_policy::fail) {
-          rejected_[static_cast<std::size_t>(errc::full)].fetch_add(left, std::memory_order_relaxed);
+          rejected_(errc::full).fetch_add(left, std::memory_order_relaxed);
           outcome.rejected += left;
           outcome.why = errc::full;
           return true;
         }
         if (policy_ == full_policy::drop_newest) {
-          dropped_.fetch_add(left, std::memory_order_relaxed);
+          dropped_().fetch_add(left, std::memory_order_relaxed);
           outcome.dropped += left;
           return true;
         }
@@ -153,7 +153,7 @@ void channel::offer_slowly(const std::byte* events, std::size_t count, offer_pat
     return;
   }
   if (ring_.load() == nullptr && !allocate_ring()) {
-    rejected_[static_cast<std::size_t>(errc::not_enough_memory)].fetch_add(count);
+    rejected_(errc::not_enough_memory).fetch_add(count);
     outcome.rejected += count;
     outcome.why = errc::not_enough_memory;
     return;
@@ -203,11 +203,11 @@ void channel::offer_slowly(const std::byte* events, std::size_t count, offer_pat
       left -= 1;
       outcome.again = left > 0;
     } else if (policy_ == full_policy::drop_newest) {
-      dropped_.fetch_add(left);
+      dropped_().fetch_add(left);
       outcome.dropped += left;
     } else {
       const errc why = policy_ == full_policy::fail ? errc::full : refusal;
-      rejected_[static_cast<std::size_t>(why)].fetch_add(left);
+      rejected_(why).fetch_add(left);
       outcome.rejected += left;
       outcome.why = why;
     }
@@ -252,7 +252,7 @@ void channel::tell_locked(waiter_list& told) noexcept {
 void channel::settle_locked(waiter& place, errc why, waiter_list& told) noexcept {
   line_.remove(place);
   pending_ -= place.remaining;
-  rejected_[static_cast<std::size_t>(why)].fetch_add(place.remaining);
+  rejected_(why).fetch_add(place.remaining);
   place.why = why;
   place.state = waiter_state::settled;
   told.push_back(place);
@@ -423,8 +423,8 @@ channel_counts channel::counts() noexcept {
   result.tail = tail_.load() & ~flag;
   if (phase_.load() == stopped_phase) result.discarded = result.tail - result.begun;
   result.pending = pending_;
-  result.dropped = dropped_.load();
-  for (std::size_t i = 0; i < 16; ++i) result.rejected[i] = rejected_[i].load();
+  result.dropped = dropped_().load();
+  for (std::size_t i = 1; i < 8; ++i) result.rejected[i] = refused_[i].load();
   return result;
 }
 

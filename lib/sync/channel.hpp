@@ -46,7 +46,7 @@ struct channel_counts {
   std::uint64_t discarded = 0;  ///< seated when the channel was stopped
   std::uint64_t dropped = 0;
   std::uint64_t pending = 0;
-  std::uint64_t rejected[16] = {};  ///< by errc
+  std::uint64_t rejected[8] = {};  ///< by errc; the first is not used
 };
 
 /// A ring of sequence cells under many producers. `exclusive` channels have one consumer at a time and take without a
@@ -197,8 +197,11 @@ class channel {
   std::uint64_t evicted_ PENSTOCK_GUARDED_BY(m_) = 0;
   std::uint64_t pending_ PENSTOCK_GUARDED_BY(m_) = 0;
 
-  alignas(64) atomic<std::uint64_t> dropped_{0};
-  atomic<std::uint64_t> rejected_[16] = {};
+  /// One line: [0] the dropped, then the rejected by errc.
+  alignas(64) atomic<std::uint64_t> refused_[8] = {};
+  static_assert(static_cast<std::size_t>(errc::not_enough_memory) == 7, "every reason to reject has a counter");
+  atomic<std::uint64_t>& dropped_() noexcept { return refused_[0]; }
+  atomic<std::uint64_t>& rejected_(errc why) noexcept { return refused_[static_cast<std::size_t>(why)]; }
 };
 
 }  // namespace penstock::sync

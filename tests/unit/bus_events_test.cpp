@@ -403,19 +403,20 @@ struct member_handler {
 };
 }  // namespace
 
-TEST_CASE("a handler may be a lambda, a function pointer, a std::function, or move-only", "[H1]") {
+TEST_CASE("a handler may be a lambda, a function or its pointer, a std::function, or move-only", "[H1]") {
   const time_limit limit;
   penstock::runtime rt;
   record<int> seen;
   free_handler_saw = &seen;
   auto pointer = rt.bus().subscribe<plain>("pointer", &free_handler);
+  auto function = rt.bus().subscribe<plain>("function", free_handler);
   auto wrapped = rt.bus().subscribe<plain>("std::function", std::function<void(const plain&)>(free_handler));
   auto moved = rt.bus().subscribe<plain>("move-only", member_handler{&seen, std::make_unique<int>(0)});
   auto counting = rt.bus().subscribe<plain>("mutable", [&seen, calls = 0](const plain&) mutable { seen.add(++calls); });
   auto by_value = rt.bus().subscribe<plain>("by value", [&](plain e) { seen.add(e.value); });
-  CHECK(rt.bus().publish(plain{1}).accepted() == 5);
+  CHECK(rt.bus().publish(plain{1}).accepted() == 6);
   REQUIRE(settle(rt));
-  CHECK(seen.all() == std::vector<int>(5, 1));
+  CHECK(seen.all() == std::vector<int>(6, 1));
 }
 
 TEST_CASE("a call tells the subscription's name, the attempt, and a sequence without gaps", "[H1][E3]") {

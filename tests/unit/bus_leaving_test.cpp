@@ -87,8 +87,8 @@ TEST_CASE("events published after subscribe returned are delivered, and none fro
 
 TEST_CASE("a subscription's handle is move-only, and assigning to it closes the one it held", "[S1]") {
   const time_limit limit;
+  record<int> one, two;  // outlive the runtime, and with it the subscription that is released below
   penstock::runtime rt;
-  record<int> one, two;
   auto sub = rt.bus().subscribe<tick>("one", [&](const tick& e) { one.add(e.value); });
   sub = rt.bus().subscribe<tick>("two", [&](const tick& e) { two.add(e.value); });
   CHECK(rt.bus().publish(tick{1}).matched() == 1);

@@ -16,6 +16,7 @@ enum class errc {
   cancelled,            ///< the caller's stop token asked to give up
   closed,               ///< the subscription, bus, pool or runtime no longer takes this
   would_block,          ///< it would have to wait, where waiting is not allowed
+  backpressure_cycle,   ///< it would wait for a channel that only empties when the caller goes on
   not_enough_memory,    ///< an allocation failed; nothing was changed unless the operation says otherwise
   event_type_mismatch,  ///< the name is taken by an event type of another layout
   invalid_argument,     ///< an option or name is out of its range; the text says which
