@@ -3,7 +3,13 @@
 #include "../event.hpp"
 #include "../run_system.hpp"
 
+#if __has_include(<concurrentqueue/blockingconcurrentqueue.h>)
 #include <concurrentqueue/blockingconcurrentqueue.h>
+#elif __has_include(<concurrentqueue/moodycamel/blockingconcurrentqueue.h>)
+#include <concurrentqueue/moodycamel/blockingconcurrentqueue.h>
+#else
+#include <moodycamel/blockingconcurrentqueue.h>
+#endif
 
 #include <cstddef>
 #include <cstdint>

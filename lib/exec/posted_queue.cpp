@@ -2,7 +2,14 @@
 // Floor 2, room exec.
 #include "exec/posted_queue.hpp"
 
+// Where it lies depends on its version and on who packaged it.
+#if __has_include(<concurrentqueue/concurrentqueue.h>)
 #include <concurrentqueue/concurrentqueue.h>
+#elif __has_include(<concurrentqueue/moodycamel/concurrentqueue.h>)
+#include <concurrentqueue/moodycamel/concurrentqueue.h>
+#else
+#include <moodycamel/concurrentqueue.h>
+#endif
 
 #include <new>
 #include <utility>

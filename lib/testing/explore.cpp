@@ -142,9 +142,10 @@ struct exploration_plan {
   }
 
   [[noreturn]] void fail(std::uint64_t seed, const std::string& what, const std::string& trace) const {
+    const std::string replay = "replay it with:\n  PENSTOCK_SEED=" + std::to_string(seed) + command + "\n";
+    std::fputs(("penstock: " + replay).c_str(), stderr);  // whole: Catch2 3 breaks long lines of an exception's text
     throw simulation_failure("seed " + std::to_string(seed) + ", strategy " + to_string(options_for(seed).strategy_) +
-                             ": " + what + "\nlast steps:\n" + trace +
-                             "replay it with:\n  PENSTOCK_SEED=" + std::to_string(seed) + command + "\n");
+                             ": " + what + "\nlast steps:\n" + trace + replay);
   }
 
   void run_seed(std::uint64_t seed, bool twice, exploration& done) {

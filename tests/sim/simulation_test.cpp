@@ -728,7 +728,7 @@ TEST_CASE("the command in a failure's text replays that failure") {
   const std::string second = output_of(command);
   const auto report_of = [](const std::string& text) {
     const auto begin = text.find("strategy ");
-    const auto end = text.find("replay it with");
+    const auto end = text.find("replay it with", begin);
     return begin == std::string::npos || end == std::string::npos ? "no report" : text.substr(begin, end - begin);
   };
   CHECK(report_of(second) != "no report");

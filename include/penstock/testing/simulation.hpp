@@ -234,8 +234,9 @@ struct exploration {
 /// Runs the scenario once per seed, each in a new simulation, and checks that nothing failed. A scenario fails by
 /// `require`, by any exception, by deadlock, livelock, too many steps, or by simulated threads that have not ended.
 /// Throws simulation_failure with the seed, the strategy, what failed, the last lines of the trace, and one command
-/// that replays it; when the scenario crashes, that command is written to the standard error stream. The environment
-/// variables PENSTOCK_SEED=N (only that seed) and PENSTOCK_SEEDS=N (another count) are obeyed. The scenario runs on a
+/// that replays it; that command is written to the standard error stream as well, where no reporter breaks its line, also
+/// when the scenario crashes. The environment variables PENSTOCK_SEED=N (only that seed) and PENSTOCK_SEEDS=N (another
+/// count) are obeyed. The scenario runs on a
 /// stack of 8 MiB of its own; when a deadlock leaves it stuck inside the library it is never resumed.
 PENSTOCK_API exploration explore(const explore_options& options, unique_function<void(simulation&)> scenario);
 PENSTOCK_API exploration explore(std::uint64_t seeds, unique_function<void(simulation&)> scenario);
