@@ -43,7 +43,12 @@ void retain_block(void* payload) noexcept { header_of(payload)->references.fetch
 
 void release_block(void* payload) noexcept {
   block_header* header = header_of(payload);
-  if (header->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  const std::uint64_t before = header->references.fetch_sub(1, std::memory_order_acq_rel);
+#if defined(PENSTOCK_MODEL)
+  // Released once too often: the memory is free, and what the allocator wrote there is no count.
+  if (before == 0 || before >= std::uint64_t{1} << 32) std::abort();
+#endif
+  if (before != 1) return;
   if (header->destroy != nullptr) header->destroy(payload);
   std::free(header->memory);
 }
