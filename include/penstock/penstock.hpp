@@ -4,5 +4,8 @@
 
 #include <penstock/base/version.hpp>
 #include <penstock/bus/event_bus.hpp>
+#include <penstock/exec/run.hpp>
+#include <penstock/exec/sleep.hpp>
+#include <penstock/exec/task.hpp>
 #include <penstock/exec/worker_pool.hpp>
 #include <penstock/runtime/runtime.hpp>

@@ -2,6 +2,8 @@
 // Floor 0, room base.
 #include <penstock/base/clock.hpp>
 
+#include <time.h>
+
 namespace penstock {
 
 clock::~clock() = default;
@@ -12,6 +14,14 @@ class steady final : public clock {
  public:
   steady_time now() const noexcept override {
     return std::chrono::time_point_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now());
+  }
+  steady_time coarse_now() const noexcept override {
+#if defined(CLOCK_MONOTONIC_COARSE)
+    timespec now;
+    if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) == 0)
+      return steady_time(std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec));
+#endif
+    return this->now();
   }
 };
 

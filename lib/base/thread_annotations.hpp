@@ -14,4 +14,6 @@
 #define PENSTOCK_REQUIRES(...) PENSTOCK_THREAD_ATTRIBUTE(requires_capability(__VA_ARGS__))
 #define PENSTOCK_ACQUIRE(...) PENSTOCK_THREAD_ATTRIBUTE(acquire_capability(__VA_ARGS__))
 #define PENSTOCK_RELEASE(...) PENSTOCK_THREAD_ATTRIBUTE(release_capability(__VA_ARGS__))
+/// For functions that give a lock they were called with up for a while, which the analysis cannot follow.
+#define PENSTOCK_UNLOCKS_MEANWHILE PENSTOCK_THREAD_ATTRIBUTE(no_thread_safety_analysis)
 #define PENSTOCK_EXCLUDES(...) PENSTOCK_THREAD_ATTRIBUTE(locks_excluded(__VA_ARGS__))

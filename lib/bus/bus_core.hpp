@@ -14,6 +14,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -28,6 +29,8 @@ struct bus_hooks {
   unique_function<void(const std::string&)> on_unmatched;
   /// The last resort, when a hook itself fails.
   unique_function<void(const std::string& line)> log;
+  /// A subscription's policy asked for the runtime to end.
+  unique_function<void(const failure&)> on_escalate;
 };
 
 class bus_core final : public ref_counted<bus_core> {
@@ -39,27 +42,56 @@ class bus_core final : public ref_counted<bus_core> {
   errc admission() const noexcept;
   bool forked() const noexcept { return fork_.forked(); }
 
-  ref_ptr<topic> open_topic(const event_type& type);
+  /// `options` may be null: the type's own topic. Throws std::system_error.
+  ref_ptr<topic> open_topic(const event_type& type, const topic_options* options = nullptr);
+  /// Where dead letters of an event go, if anybody has asked for it. Throws std::bad_alloc.
+  ref_ptr<topic> dead_letters_of(const topic_identity& event);
   /// The bus's part of dropping a topic handle.
   void drop_topic(topic& dropped) noexcept;
   void keep_topic(topic& kept) noexcept;
 
+  /// Takes over the handler, and what is in the options.
   subscription subscribe(const event_type& type, std::string_view name, subscribe_options&& options,
                          handler_object handler, call_site where);
+  /// The same, with a counted topic.
+  subscription subscribe(ref_ptr<topic> joined, std::string_view name, subscribe_options&& options,
+                         handler_object handler, call_site where);
+  stream_handle add_stream(ref_ptr<topic> joined, std::string_view name, stream_options&& options, burial dead_letters,
+                           call_site where);
   void forget(subscription_core& ended) noexcept;
   std::vector<ref_ptr<subscription_core>> subscriptions();
 
   bool wait_idle(steady_time deadline);
+  /// Whether everything is at rest at some instant of this call.
+  bool idle_now() noexcept;
+  void watch_idle(idle_operation& watcher) noexcept;
+  bool unwatch_idle(idle_operation& watcher) noexcept;
+  /// A subscription may have come to rest: who waits for that is told.
+  void look_whether_idle() noexcept {
+    if (idle_watchers_count_.load() != 0) tell_if_idle();
+  }
   void report(const failure& record) noexcept;
+  void escalate(subscription_core& failed, const failure* record) noexcept;
+  std::shared_ptr<const cause> make_cause(cancel_kind kind, const std::string& who, const char* reason) noexcept;
+  bus_snapshot snapshot();
   void report_unmatched(const std::string& event) noexcept;
 
   /// Shutdown, step by step: only handlers may publish; then nobody.
   void close_intake() noexcept;
+  /// From now on until `deadline` what waits for a retry is tried again only if that comes before it.
+  void begin_drain(steady_time deadline) noexcept;
   void close() noexcept;
   bool closed() const noexcept { return phase_.load() == phase::closed; }
+  bool draining() const noexcept { return phase_.load() != phase::open; }
+  steady_time drain_deadline() const noexcept {
+    return steady_time(std::chrono::nanoseconds(drain_deadline_.load(std::memory_order_relaxed)));
+  }
+
+  wait_graph waits;
 
   const std::shared_ptr<execution_environment> environment;
   const clock& time() const noexcept { return environment->time(); }
+  timer_service& timers() const noexcept { return default_pool_->timers(); }
 
  private:
   enum class phase : std::uint8_t { open, handlers_only, closed };
@@ -68,10 +100,23 @@ class bus_core final : public ref_counted<bus_core> {
   const scheduler_ptr default_pool_;
   bus_hooks hooks_;
   std::atomic<phase> phase_{phase::open};
+  std::atomic<std::int64_t> drain_deadline_{no_deadline.time_since_epoch().count()};
+  std::atomic<std::uint32_t> idle_watchers_count_{0};
+
+  struct joining;
+  void look_again(const subscription_core& core, subscription_snapshot& seen);
+  void check_joining(const std::string& shown, std::string_view name) const;
+  ref_ptr<subscription_core> join(joining& made);
+  void tell_if_idle() noexcept;
+
+  mutex idle_m_;  // protects idle_watchers_; taken with no other lock held
+  idle_operation* idle_watchers_ PENSTOCK_GUARDED_BY(idle_m_) = nullptr;
 
   mutex m_;  // protects what follows; a topic's mutex may be taken while it is held, no other
   std::unordered_multimap<std::string, topic*> topics_ PENSTOCK_GUARDED_BY(m_);
   std::vector<subscription_core*> subscriptions_ PENSTOCK_GUARDED_BY(m_);
+  /// By subscription and event: since when snapshots have seen it running.
+  std::map<std::uint64_t, std::map<std::uint64_t, steady_time>> seen_running_ PENSTOCK_GUARDED_BY(m_);
   std::set<std::string> files_ PENSTOCK_GUARDED_BY(m_);  // names of source files, of code that may be unloaded
   std::uint64_t next_id_ PENSTOCK_GUARDED_BY(m_) = 1;
 };

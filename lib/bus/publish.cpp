@@ -1,6 +1,7 @@
 // One publish: the span is offered to each member; who must wait stands in line; the caller learns what came of it.
 // Floor 5, room bus.
 #include "bus/bus_core.hpp"
+#include "bus/publish_lines.hpp"
 #include "bus/result_builder.hpp"
 #include "bus/subscription_core.hpp"
 #include "bus/topic.hpp"
@@ -16,14 +17,6 @@
 
 namespace penstock::detail {
 namespace {
-
-const void* payload_at(const sync::channel& channel, const std::byte* events, std::size_t index) noexcept {
-  const std::byte* at = events + index * channel.payload_bytes();
-  if (!channel.blocks()) return at;
-  const void* block = nullptr;
-  std::memcpy(&block, at, sizeof block);
-  return block;
-}
 
 // --- a thread that waits -----------------------------------------------------------------------------------------------
 
@@ -173,6 +166,7 @@ class parked_output : public sync::waiter {
     return made;
   }
   std::byte* storage() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
+  output_edge edge;
 
   /// Before it gets in line, so that the timer cannot come too late.
   errc arm(steady_time deadline) noexcept {
@@ -212,6 +206,9 @@ class parked_output : public sync::waiter {
     parked = true;
     tell_at_once = true;
     settle = [](waiter& settled) noexcept { static_cast<parked_output&>(settled).decided(); };
+    edge.producer = &producer;
+    edge.target = target_.get();
+    edge.place = this;
   }
   ~parked_output() = default;
 
@@ -221,6 +218,11 @@ class parked_output : public sync::waiter {
       const drop_reason reason = why == errc::timed_out ? drop_reason::timed_out : drop_reason::closed;
       for (std::size_t i = count_ - remaining; i < count_; ++i)
         target_->tell_drop(payload_at(target_->channel, storage(), i), reason);
+    }
+    if (edge.producer != nullptr) {
+      wait_graph& waits = target_->bus().waits;
+      lock_guard lock(waits.m);
+      waits.unlink(edge);
     }
     producer_.output_decided();
     disarm();
@@ -265,10 +267,11 @@ static_assert(alignof(parked_output) <= alignof(std::max_align_t));
 
 class publishing {
  public:
-  publishing(const publish_request& request, std::size_t members) noexcept
+  publishing(const publish_request& request, std::size_t members, std::int64_t published) noexcept
       : request_(request),
         events_(static_cast<const std::byte*>(request.events)),
         members_(members),
+        published_(published),
         result_(request.count) {}
 
   void offer(subscription_core& member) noexcept {
@@ -298,7 +301,7 @@ class publishing {
  private:
   void offer_to(subscription_core& member) noexcept {
     sync::offer_outcome outcome;
-    const bool decided = member.channel.offer_quickly(events_, request_.count, outcome);
+    const bool decided = member.channel.offer_quickly(events_, request_.count, outcome, published_);
     if (outcome.wake) {
       member.wake();
       outcome.wake = false;
@@ -315,49 +318,92 @@ class publishing {
     return outcome.accepted + outcome.dropped + outcome.rejected + outcome.unmatched;
   }
 
+  /// Where the rest of an offer waits if there is no seat; one of these, or nowhere.
+  struct place_to_wait {
+    thread_node* thread = nullptr;
+    parked_output* output = nullptr;
+    operation_line* operation = nullptr;
+    lane* producer = nullptr;  ///< whose output it is
+    errc refusal = errc::full;
+    sync::waiter* waiter() const noexcept {
+      if (thread != nullptr) return thread;
+      if (output != nullptr) return output;
+      return operation;
+    }
+    output_edge* edge() const noexcept {
+      if (output != nullptr) return &output->edge;
+      return operation != nullptr && producer != nullptr ? &operation->edge : nullptr;
+    }
+  };
+
+  place_to_wait find_place(subscription_core& member, std::size_t decided) noexcept {
+    place_to_wait place;
+    if (request_.wait != wait_mode::may_wait || !member.channel.waits_when_full()) return place;
+    exec::context* context = exec::current_context();
+    if (context != nullptr && context->kind == exec::context_kind::lane) {
+      place.producer = static_cast<lane*>(context->lane);
+      place.refusal = errc::would_block;
+      if (!place.producer->begin_output()) {
+        place.producer = nullptr;
+        return place;
+      }
+      place.refusal = errc::not_enough_memory;
+    }
+    if (request_.operation != nullptr) {
+      place.refusal = errc::not_enough_memory;
+      place.operation = async_lines::next(*request_.operation, members_);
+      if (place.operation != nullptr) async_lines::prepare(*request_.operation, *place.operation, place.producer, member);
+    } else if (place.producer != nullptr) {
+      const std::byte* rest = events_ + decided * member.channel.payload_bytes();
+      place.output = parked_output::make(*place.producer, member, rest, request_.count - decided);
+      if (place.output != nullptr && place.output->arm(request_.deadline) != errc::none)
+        std::exchange(place.output, nullptr)->discard();
+    } else if (exec::may_wait_here()) {
+      if (!lines_) lines_.emplace(members_);
+      place.refusal = errc::not_enough_memory;
+      place.thread = lines_->next_node();
+      if (place.thread != nullptr) lines_->prepare(*place.thread);
+    } else {
+      place.refusal = errc::would_block;
+    }
+    if (place.waiter() == nullptr && place.producer != nullptr) std::exchange(place.producer, nullptr)->output_decided();
+    return place;
+  }
+
   // The slow way: full, others in line, evicting, closing, or the first event of all.
   void offer_rest(subscription_core& member, sync::offer_outcome& outcome) noexcept {
     alignas(largest_in_place_align) std::byte evicted[largest_in_place];
-    exec::context* context = exec::current_context();
-    auto patience = sync::offer_patience::never;
-    errc refusal = errc::full;
-    thread_node* mine = nullptr;
-    parked_output* parked = nullptr;
-    lane* producer = nullptr;
-    const std::size_t before = decided_of(outcome);
-    if (request_.wait == wait_mode::may_wait && member.channel.waits_when_full()) {
-      if (context == nullptr) {
-        if (!lines_) lines_.emplace(members_);
-        mine = lines_->next_node();
-        refusal = errc::not_enough_memory;
-        if (mine != nullptr) lines_->prepare(*mine);
-      } else if (context->kind == exec::context_kind::lane) {
-        producer = static_cast<lane*>(context->lane);
-        refusal = errc::would_block;
-        if (producer->begin_output()) {
-          parked = parked_output::make(*producer, member, events_ + before * member.channel.payload_bytes(),
-                                       request_.count - before);
-          if (parked != nullptr && parked->arm(request_.deadline) != errc::none) {
-            parked->discard();
-            parked = nullptr;
-          }
-          if (parked == nullptr) {
-            refusal = errc::not_enough_memory;
-            producer->output_decided();
-          }
-        }
-      } else {
-        refusal = errc::would_block;
-      }
-      if (mine != nullptr || parked != nullptr) patience = sync::offer_patience::line;
+    const place_to_wait place = find_place(member, decided_of(outcome));
+    const std::byte* events = place.output != nullptr ? place.output->storage() : nullptr;
+    output_edge* edge = place.edge();
+    if (edge != nullptr && &member.bus() != &place.producer->core->bus()) {
+      edge->producer = nullptr;  // another bus's graph: not looked through
+      edge = nullptr;
     }
-    sync::waiter* place = mine != nullptr ? static_cast<sync::waiter*>(mine) : parked;
+    std::string chain;
     do {
       const std::size_t done = decided_of(outcome);
       outcome.evicted = false;
-      const std::byte* rest = events_ + done * member.channel.payload_bytes();
-      if (parked != nullptr) rest = parked->storage();
-      member.channel.offer_slowly(rest, request_.count - done, patience, refusal, place, evicted, outcome);
+      const std::byte* rest = events != nullptr ? events : events_ + done * member.channel.payload_bytes();
+      const auto offer = [&](sync::waiter* waits, errc refusal) {
+        member.channel.offer_slowly(rest, request_.count - done,
+                                    waits != nullptr ? sync::offer_patience::line : sync::offer_patience::never, refusal,
+                                    waits, evicted, outcome, published_);
+      };
+      if (edge != nullptr) {
+        // Whether the lane may wait there, and its place in line: one step.
+        wait_graph& waits = member.bus().waits;
+        lock_guard lock(waits.m);
+        if (waits.alive_with(*place.producer, member)) {
+          offer(place.waiter(), place.refusal);
+          if (outcome.queued_in_line) waits.link(*edge);
+        } else {
+          offer(nullptr, errc::backpressure_cycle);
+          if (outcome.why == errc::backpressure_cycle) chain = waits.chain(*place.producer, member);
+        }
+      } else {
+        offer(place.waiter(), place.refusal);
+      }
       if (outcome.wake) {
         member.wake();
         outcome.wake = false;
@@ -369,18 +415,40 @@ class publishing {
       }
     } while (outcome.again);
     if (outcome.queued_in_line) {
-      if (mine != nullptr)
-        lines_->keep(*mine, member, decided_of(outcome));
-      else
+      if (place.thread != nullptr)
+        lines_->keep(*place.thread, member, decided_of(outcome));
+      else if (place.operation == nullptr)
         result_.parked(request_.count - decided_of(outcome));
-    } else if (mine != nullptr) {
-      lines_->unprepare();
-    } else if (parked != nullptr) {
-      parked->discard();
-      producer->output_decided();
+    } else if (place.waiter() != nullptr) {
+      if (place.thread != nullptr) lines_->unprepare();
+      if (place.output != nullptr) place.output->discard();
+      if (place.operation != nullptr) async_lines::unprepare(*request_.operation, *place.operation);
+      if (place.producer != nullptr) place.producer->output_decided();
     }
     // A refusal that is not the policy's is the call's error.
     if (outcome.rejected > 0 && outcome.why != errc::full) result_.error(outcome.why);
+    if (outcome.why == errc::backpressure_cycle) tell_cycle(member, outcome, chain);
+  }
+
+  void tell_cycle(subscription_core& member, const sync::offer_outcome& outcome, const std::string& chain) noexcept {
+    for (std::size_t i = request_.count - outcome.rejected; i < request_.count; ++i)
+      member.tell_drop(payload_at(member.channel, events_, i), drop_reason::cycle);
+    const exec::context* context = exec::current_context();
+    const subscription_core& producer = *static_cast<lane*>(context->lane)->core;
+    failure record;
+    record.line = producer.line;
+    try {
+      record.subscription = producer.name;
+      record.event = member.event();
+      record.file = producer.file;
+      record.exception.type_name = "back-pressure cycle";
+      record.exception.what = chain + ": the output was refused; give one of them room (capacity), another policy, or an "
+                                      "answer that does not go back";
+    } catch (...) {
+    }
+    exec::context hook{exec::context_kind::hook};
+    exec::context_scope scope(&hook);
+    member.bus().report(record);
   }
 
   void tally(subscription_core& member, const sync::offer_outcome& outcome) noexcept {
@@ -401,11 +469,21 @@ class publishing {
   const publish_request& request_;
   const std::byte* const events_;
   const std::size_t members_;
+  const std::int64_t published_;
   result_builder result_;
   std::optional<thread_wait> lines_;  // only built by a publish that may have to wait
 };
 
 }  // namespace
+
+std::int64_t topic::published_now() const noexcept {
+  switch (kept()) {
+    case metadata::off: return 0;
+    case metadata::coarse: return bus_->time().coarse_now().time_since_epoch().count();
+    case metadata::precise: break;
+  }
+  return bus_->time().now().time_since_epoch().count();
+}
 
 publish_result topic::publish(const publish_request& request) {
   if (const errc refused = bus_->admission(); refused != errc::none) return publish_result(refused);
@@ -414,7 +492,7 @@ publish_result topic::publish(const publish_request& request) {
     leave(seen);
     return publish_unmatched(request.count);
   }
-  publishing call(request, seen.count);
+  publishing call(request, seen.count, published_now());
   for (std::size_t i = 0; i < seen.count; ++i) call.offer(*seen.members()[i]);
   leave(seen);
   return call.finish(bus_->time());

@@ -12,6 +12,8 @@ namespace penstock {
 class result_builder {
  public:
   explicit result_builder(std::size_t events) noexcept { result_.prefix_ = events; }
+  /// Goes on with one that was made before.
+  explicit result_builder(publish_result&& begun) noexcept : result_(static_cast<publish_result&&>(begun)) {}
 
   void accepted(std::uint64_t events) noexcept {
     result_.matched_ += events;

@@ -120,6 +120,13 @@ void topic::add(subscription_core& member) {
   make_current(*made);
 }
 
+ref_ptr<subscription_core> topic::any_member() noexcept {
+  lock_guard lock(m_);
+  for (std::size_t i = 0; i < current_->count; ++i)
+    if (!current_->members()[i]->removed) return ref_ptr<subscription_core>::share(current_->members()[i]);
+  return {};
+}
+
 void topic::remove(subscription_core& member) noexcept {
   lock_guard lock(m_);
   if (member.removed) return;

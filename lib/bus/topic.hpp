@@ -8,6 +8,7 @@
 #include "sync/atomic.hpp"
 
 #include <penstock/bus/publisher.hpp>
+#include <penstock/bus/topic.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -26,8 +27,12 @@ struct snapshot {
 
 /// What was agreed on when the topic was made.
 struct topic_identity {
-  std::string key;   ///< the given name, or the mangled type name
-  std::string name;  ///< for people
+  std::string key;    ///< by which the bus finds it: the type's, or a line break and the topic's own name
+  std::string type;   ///< the type's key: the given name, or the mangled type name
+  std::string name;   ///< the event's, for people
+  std::string mangled;  ///< the type's mangled name, whatever name it was given
+  std::string topic;  ///< the topic's own name, or empty
+  const std::string& shown() const noexcept { return topic.empty() ? name : topic; }
   const void* private_type = nullptr;  ///< the type's address, when its name does not identify it
   std::size_t size = 0;
   std::size_t align = 1;
@@ -51,10 +56,16 @@ class topic final : public ref_counted<topic> {
   /// Throws std::bad_alloc, or std::system_error when 65,535 versions are in use; then nothing has changed.
   void add(subscription_core& member);
   void remove(subscription_core& member) noexcept;
+  std::size_t members() const noexcept { return member_count_.load(); }
+  ref_ptr<subscription_core> any_member() noexcept;
+
+  metadata kept() const noexcept { return kept_.load(std::memory_order_relaxed); }
+  void keep(metadata kind) noexcept { kept_.store(kind); }
 
   const topic_identity identity;
   bus_core& bus() const noexcept { return *bus_; }
   std::uint32_t handles = 0;  ///< guarded by the bus's mutex: publishers and subscriptions
+  bool kept_is_settled = false;  ///< guarded by the bus's mutex: somebody asked for it, or has subscribed
 
   /// For tests: makes the next version come after so few publishes.
   void renew_after(std::uint64_t publishes) noexcept { renew_after_ = publishes; }
@@ -65,6 +76,7 @@ class topic final : public ref_counted<topic> {
   static constexpr unsigned segments = 14;
   static constexpr std::size_t first_segment = 8;
 
+  std::int64_t published_now() const noexcept;
   snapshot& enter() noexcept;
   void leave(snapshot& seen) noexcept;
   snapshot* allocate_snapshot(std::size_t members) PENSTOCK_REQUIRES(m_);
@@ -75,6 +87,7 @@ class topic final : public ref_counted<topic> {
   void renew() noexcept;
 
   const ref_ptr<bus_core> bus_;
+  std::atomic<metadata> kept_{metadata::off};
   std::uint64_t renew_after_ = std::uint64_t{1} << 47;
 
   alignas(64) sync::atomic<std::uint64_t> tail_{0};

@@ -8,6 +8,11 @@ namespace penstock::exec {
 
 context* current_context() noexcept { return static_cast<context*>(this_thread_slot().context); }
 
+bool may_wait_here() noexcept {
+  const context* current = current_context();
+  return current == nullptr || current->kind == context_kind::reader;
+}
+
 context_scope::context_scope(context* made) noexcept : before_(this_thread_slot().context) {
   this_thread_slot().context = made;
 }

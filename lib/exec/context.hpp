@@ -10,6 +10,7 @@ enum class context_kind {
   lane,    ///< a handler: waiting publishes park, close never blocks
   worker,  ///< posted work on a pool that may not wait: what would wait is refused
   hook,    ///< a user hook (on_drop, on_failure, …): may not wait either
+  reader,  ///< a stream's reader under one of its deliveries: may wait, and its publishes are taken during a drain
 };
 
 /// Lives on the stack of whoever calls user code.
@@ -20,6 +21,9 @@ struct context {
 
 /// The context of the running code; null on a thread that may wait. Compiled: see this_thread_slot.
 PENSTOCK_API context* current_context() noexcept;
+
+/// Whether the running code may wait for others.
+PENSTOCK_API bool may_wait_here() noexcept;
 
 /// Makes a context current for a scope. A null one means: this thread may wait here.
 class PENSTOCK_API context_scope {

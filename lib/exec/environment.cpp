@@ -2,9 +2,12 @@
 // Floor 2, room exec.
 #include <penstock/exec/environment.hpp>
 
+#include "base/mix_bits.hpp"
 #include "exec/pool_core.hpp"
 #include "exec/timer_thread.hpp"
 
+#include <atomic>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -14,6 +17,10 @@ namespace {
 class real final : public execution_environment {
  public:
   const clock& time() const noexcept override { return real_clock(); }
+
+  std::uint64_t random() noexcept override {
+    return mix_bits(random_.fetch_add(mix_step, std::memory_order_relaxed));
+  }
 
   scheduler_ptr make_pool(std::string_view name, worker_pool_options options) override {
     auto pool = exec::start_pool(name, std::move(options), real_clock(), timers_);
@@ -36,6 +43,7 @@ class real final : public execution_environment {
 
  private:
   std::shared_ptr<exec::timer_thread> timers_ = std::make_shared<exec::timer_thread>(real_clock());
+  std::atomic<std::uint64_t> random_{static_cast<std::uint64_t>(real_clock().now().time_since_epoch().count())};
   mutex m_;  // protects pools_; taken with no other lock held
   std::vector<std::shared_ptr<worker_pool>> pools_ PENSTOCK_GUARDED_BY(m_);
 };

@@ -21,6 +21,7 @@ struct runtime_options::fields {
   std::map<std::string, worker_pool_options, std::less<>> pools;
   unique_function<void(const failure&)> on_failure;
   unique_function<void(const std::string&)> on_unmatched;
+  unique_function<void(const failure&)> on_escalate;
   std::chrono::nanoseconds shutdown_within = std::chrono::seconds(5);
   std::shared_ptr<execution_environment> environment;
 };
@@ -55,6 +56,13 @@ runtime_options& runtime_options::on_unmatched(unique_function<void(const std::s
 }
 runtime_options&& runtime_options::on_unmatched(unique_function<void(const std::string&)> hook) && {
   return std::move(on_unmatched(std::move(hook)));
+}
+runtime_options& runtime_options::on_escalate(unique_function<void(const failure&)> hook) & {
+  made().on_escalate = std::move(hook);
+  return *this;
+}
+runtime_options&& runtime_options::on_escalate(unique_function<void(const failure&)> hook) && {
+  return std::move(on_escalate(std::move(hook)));
 }
 runtime_options& runtime_options::shutdown_within(std::chrono::nanoseconds limit) & {
   made().shutdown_within = limit;
@@ -107,6 +115,7 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
   const std::shared_ptr<log> lines = s.lines;
   detail::bus_hooks hooks;
   hooks.on_unmatched = std::move(made.on_unmatched);
+  hooks.on_escalate = std::move(made.on_escalate);
   hooks.log = [lines](const std::string& line) { lines->error(line); };
   if (made.on_failure)
     hooks.on_failure = std::move(made.on_failure);
@@ -138,12 +147,13 @@ runtime::~runtime() {
     const shutdown_report report = s.shut_down(s.default_limit, "runtime destroyed");
     if (!report.clean()) s.lines->warning(to_string(report));
   }
-  if (exec::current_context() != nullptr) {
+  if (!exec::may_wait_here()) {
     // Destroyed by one of its own handlers: no thread may wait here, so the workers end by themselves.
     s.core->close();
+    const auto core_cause = s.core->make_cause(cancel_kind::shutdown, "runtime", "destroyed by one of its own handlers");
     try {
       for (const auto& each : s.core->subscriptions()) {
-        each->request_stop();
+        each->request_stop(core_cause);
         each->stop();
         each->try_reap();
       }
@@ -189,7 +199,7 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
     return nothing;
   }
   core->close_intake();
-  if (exec::current_context() != nullptr && done.load() == 0) return look(reason, began);
+  if (!exec::may_wait_here() && done.load() == 0) return look(reason, began);
   {
     lock_guard lock(m);
     if (begun) {
@@ -205,6 +215,7 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
   const steady_time deadline = deadline_after(began, limit);
   const steady_time drain_until =
       deadline == no_deadline ? no_deadline : deadline_after(began, (deadline - began) / 10 * 9);
+  core->begin_drain(drain_until);
   const std::vector<ref_ptr<detail::subscription_core>> all = core->subscriptions();
   shutdown_report made;
   made.reason = reason;
@@ -222,8 +233,9 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
     for (const auto& each : all)
       if (!each->wait_ended(deadline)) made.drained = false;
   }
+  const auto why = core->make_cause(cancel_kind::shutdown, "runtime", "the drain ended at its deadline");
   for (const auto& each : all) {
-    if (!made.drained) each->request_stop();
+    if (!made.drained) each->request_stop(why);
     each->stop();
     each->try_reap();
   }

@@ -13,8 +13,8 @@ namespace {
 constexpr std::size_t round_up(std::size_t bytes, std::size_t to) noexcept { return (bytes + to - 1) / to * to; }
 
 /// Payloads begin 8 bytes into a cell; the consumer copies them to aligned memory before anybody looks at them.
-constexpr std::size_t cell_bytes(std::size_t payload_bytes) noexcept {
-  return round_up(sizeof(std::uint64_t) + payload_bytes, alignof(std::uint64_t));
+constexpr std::size_t cell_bytes(std::size_t payload_bytes, bool stamped) noexcept {
+  return round_up(sizeof(std::uint64_t) + payload_bytes, alignof(std::uint64_t)) + (stamped ? sizeof(seat_stamp) : 0);
 }
 
 }  // namespace
@@ -22,7 +22,8 @@ constexpr std::size_t cell_bytes(std::size_t payload_bytes) noexcept {
 channel::channel(const config& made) noexcept
     : capacity_(made.capacity),
       payload_bytes_(made.payload_bytes),
-      stride_(cell_bytes(made.payload_bytes)),
+      stamp_offset_(made.stamped ? static_cast<std::uint32_t>(cell_bytes(made.payload_bytes, false)) : 0),
+      stride_(cell_bytes(made.payload_bytes, made.stamped)),
       mask_(std::bit_ceil(std::uint64_t{made.capacity}) - 1),
       policy_(made.policy),
       shared_(made.shared || made.policy == full_policy::drop_oldest),
@@ -52,10 +53,16 @@ bool channel::allocate_ring() noexcept {
 }
 
 // The head cell of the span is written last: a consumer that finds it finds the whole span behind it.
-void channel::write(std::byte* ring, std::uint64_t first, const std::byte* events, std::size_t count) noexcept {
+void channel::write(std::byte* ring, std::uint64_t first, const std::byte* events, std::size_t count,
+                    std::int64_t published) noexcept {
   for (std::size_t i = count; i-- > 0;) {
     cell& target = at(ring, first + i);
     copy_payload(target.payload(), events + i * payload_bytes_);
+    if (stamp_offset_ != 0) {
+      const seat_stamp stamp{published, refused_[0].load(std::memory_order_relaxed) +
+                                            refused_[static_cast<std::size_t>(errc::full)].load(std::memory_order_relaxed)};
+      std::memcpy(reinterpret_cast<std::byte*>(&target) + stamp_offset_, &stamp, sizeof stamp);
+    }
     if (blocks_) {
       void* block = nullptr;
       std::memcpy(&block, target.payload(), sizeof block);
@@ -89,7 +96,13 @@ bool channel::after_write(std::byte* ring, std::uint64_t first, std::size_t coun
   return claim_sleeper();
 }
 
-bool channel::offer_quickly(const std::byte* events, std::size_t count, offer_outcome& outcome) noexcept {
+void channel::read_stamp(cell& from, seat_stamp* to) const noexcept {
+  if (stamp_offset_ != 0 && to != nullptr)
+    std::memcpy(to, reinterpret_cast<const std::byte*>(&from) + stamp_offset_, sizeof *to);
+}
+
+bool channel::offer_quickly(const std::byte* events, std::size_t count, offer_outcome& outcome,
+                            std::int64_t published) noexcept {
   std::uint64_t tail = tail_.load();
   std::size_t left = count;
   while (left > 0) {
@@ -123,7 +136,7 @@ bool channel::offer_quickly(const std::byte* events, std::size_t count, offer_ou
     const std::size_t taken = left < room ? left : static_cast<std::size_t>(room);
     if (!tail_.compare_exchange_weak(tail, tail + taken)) continue;
     std::byte* ring = ring_.load();
-    write(ring, tail, events, taken);
+    write(ring, tail, events, taken, published);
     if (after_write(ring, tail, taken)) outcome.wake = true;
     outcome.accepted += taken;
     events += taken * payload_bytes_;
@@ -133,19 +146,20 @@ bool channel::offer_quickly(const std::byte* events, std::size_t count, offer_ou
   return true;
 }
 
-std::size_t channel::seat_locked(const std::byte* events, std::size_t count) noexcept {
+std::size_t channel::seat_locked(const std::byte* events, std::size_t count, std::int64_t published) noexcept {
   const std::uint64_t tail = tail_.load() & ~flag;
   const std::uint64_t begun = begun_.load() & ~flag;
   const std::uint64_t room = capacity_ - (tail - begun);
   const std::size_t taken = count < room ? count : static_cast<std::size_t>(room);
   if (taken == 0) return 0;
   tail_.store((tail + taken) | flag);
-  write(ring_.load(), tail, events, taken);
+  write(ring_.load(), tail, events, taken, published);
   return taken;
 }
 
 void channel::offer_slowly(const std::byte* events, std::size_t count, offer_patience patience, errc refusal,
-                           waiter* place, std::byte* evicted_event, offer_outcome& outcome) noexcept {
+                           waiter* place, std::byte* evicted_event, offer_outcome& outcome,
+                           std::int64_t published) noexcept {
   outcome.again = false;
   lock_guard lock(m_);
   if (phase_.load() != open_phase) {
@@ -162,7 +176,7 @@ void channel::offer_slowly(const std::byte* events, std::size_t count, offer_pat
   const bool in_line = policy_ == full_policy::block && patience == offer_patience::line;
   std::size_t left = count;
   if (line_.empty()) {
-    const std::size_t taken = seat_locked(events, left);
+    const std::size_t taken = seat_locked(events, left, published);
     outcome.accepted += taken;
     events += taken * payload_bytes_;
     left -= taken;
@@ -171,7 +185,7 @@ void channel::offer_slowly(const std::byte* events, std::size_t count, offer_pat
     if (line_.empty()) {
       // Invariant 5 for seats: the consumer frees a seat, then looks at the hint; so set the hint, then look for a seat.
       hint_.fetch_or(hint_line);
-      const std::size_t taken = seat_locked(events, left);
+      const std::size_t taken = seat_locked(events, left, published);
       outcome.accepted += taken;
       events += taken * payload_bytes_;
       left -= taken;
@@ -179,6 +193,7 @@ void channel::offer_slowly(const std::byte* events, std::size_t count, offer_pat
     if (left > 0) {
       place->line = this;
       place->events = events;
+      place->published = published;
       place->remaining = left;
       place->admitted = 0;
       place->why = errc::none;
@@ -199,7 +214,7 @@ void channel::offer_slowly(const std::byte* events, std::size_t count, offer_pat
       head_ = begun + 1;
       ++evicted_;
       outcome.evicted = true;
-      outcome.accepted += seat_locked(events, 1);
+      outcome.accepted += seat_locked(events, 1, published);
       left -= 1;
       outcome.again = left > 0;
     } else if (policy_ == full_policy::drop_newest) {
@@ -229,7 +244,7 @@ void channel::refresh_locked() noexcept {
 // `told`.
 void channel::admit_locked(waiter_list& told) noexcept {
   while (waiter* first = line_.front()) {
-    const std::size_t taken = seat_locked(first->events, first->remaining);
+    const std::size_t taken = seat_locked(first->events, first->remaining, first->published);
     if (taken == 0) return;
     first->events += taken * payload_bytes_;
     first->remaining -= taken;
@@ -291,7 +306,7 @@ bool channel::ready() const noexcept {
   return ring != nullptr && at(ring, head).seq.load() == head + 1;
 }
 
-take_status channel::take(std::byte* out, std::uint64_t& sequence) noexcept {
+take_status channel::take(std::byte* out, std::uint64_t& sequence, seat_stamp* stamp) noexcept {
   if (!shared_) {
     std::byte* ring = ring_.load();
     if (ring == nullptr) return take_status::empty;
@@ -299,6 +314,7 @@ take_status channel::take(std::byte* out, std::uint64_t& sequence) noexcept {
     if (next.seq.load(std::memory_order_acquire) != head_ + 1)
       return stopped_.load() != 0 ? take_status::stopped : take_status::empty;
     copy_payload(out, next.payload());
+    read_stamp(next, stamp);
     if ((begun_.fetch_add(1) & flag) != 0) return take_status::stopped;  // invariant 4: it belongs to the stopper
     sequence = ++head_;
     const std::uint32_t hint = hint_.load();
@@ -313,6 +329,7 @@ take_status channel::take(std::byte* out, std::uint64_t& sequence) noexcept {
     const std::uint64_t head = begun_.load();
     if (ring == nullptr || at(ring, head).seq.load(std::memory_order_acquire) != head + 1) return take_status::empty;
     copy_payload(out, at(ring, head).payload());
+    read_stamp(at(ring, head), stamp);
     begun_.store(head + 1);
     head_ = head + 1;
     sequence = head + 1;
@@ -355,6 +372,11 @@ bool channel::ask_to_be_told(waiter& place) noexcept {
   place.state = waiter_state::settled;
   refresh_locked();
   return true;
+}
+
+bool channel::stands_in_line(const waiter& place) noexcept {
+  lock_guard lock(m_);
+  return place.state == waiter_state::waiting;
 }
 
 void channel::release_callers(waiter_list& released) noexcept {

@@ -35,6 +35,12 @@ struct offer_outcome {
   bool wake = false;           ///< an idle consumer was claimed: the caller must schedule it
 };
 
+/// What a seat remembers besides its event, where the topic keeps that.
+struct seat_stamp {
+  std::int64_t published = 0;   ///< nanoseconds of the steady clock
+  std::uint64_t refused = 0;    ///< events dropped or rejected as full here before this one got its seat
+};
+
 /// What the consumer finds.
 enum class take_status : std::uint8_t { taken, empty, stopped };
 
@@ -79,6 +85,7 @@ class channel {
     bool shared = false;  ///< several consumers
     std::size_t payload_bytes = 0;
     bool blocks = false;  ///< payloads are pointers to event blocks; each seat owns a reference
+    bool stamped = false;  ///< each seat has room for a stamp
   };
 
   explicit channel(const config& made) noexcept;
@@ -88,15 +95,17 @@ class channel {
 
   /// Offers `count` events without a lock: takes what fits, decides what the policy decides. True: all decided. False: go
   /// on with `offer_slowly` for what is left.
-  bool offer_quickly(const std::byte* events, std::size_t count, offer_outcome& outcome) noexcept;
+  /// `published` goes into the seats' stamps.
+  bool offer_quickly(const std::byte* events, std::size_t count, offer_outcome& outcome,
+                     std::int64_t published = 0) noexcept;
 
   /// Decides the rest of an offer under the mutex. `evicted_event` has room for one payload. With `line`, `place` is put
   /// in line when the policy is `block` and there is no seat. `refusal` is the reason given when it may not wait.
   void offer_slowly(const std::byte* events, std::size_t count, offer_patience patience, errc refusal, waiter* place,
-                    std::byte* evicted_event, offer_outcome& outcome) noexcept;
+                    std::byte* evicted_event, offer_outcome& outcome, std::int64_t published = 0) noexcept;
 
-  /// Consumer: copies the next event to `out` and frees its seat. `sequence` counts seats from 1.
-  take_status take(std::byte* out, std::uint64_t& sequence) noexcept;
+  /// Consumer: copies the next event to `out` and frees its seat. `sequence` counts seats from 1. `stamp` may be null.
+  take_status take(std::byte* out, std::uint64_t& sequence, seat_stamp* stamp = nullptr) noexcept;
   /// Consumer: looks for waiters to admit and to tell. `resting`: it is about to rest, tell all.
   void serve(bool resting) noexcept;
   /// Whether anybody is in line or admitted and untold: then call `serve` before resting.
@@ -115,6 +124,8 @@ class channel {
   withdrawal withdraw(waiter& place, errc why) noexcept;
   /// The owner will not look by itself any more. True: it was admitted meanwhile and is settled now.
   bool ask_to_be_told(waiter& place) noexcept;
+  /// Whether it stands in line at this instant.
+  bool stands_in_line(const waiter& place) noexcept;
 
   /// Takes no more offers; callers that wait and may be released are put on `released` (settle them after).
   /// Parked outputs (tell_at_once from the start, `keep_parked`) stay in line.
@@ -133,6 +144,8 @@ class channel {
   std::size_t capacity() const noexcept { return capacity_; }
   std::size_t payload_bytes() const noexcept { return payload_bytes_; }
   bool blocks() const noexcept { return blocks_; }
+  bool stamped() const noexcept { return stamp_offset_ != 0; }
+  full_policy policy() const noexcept { return policy_; }
   /// Whether the policy makes an offer wait.
   bool waits_when_full() const noexcept { return policy_ == full_policy::block; }
 
@@ -155,10 +168,13 @@ class channel {
     return *reinterpret_cast<cell*>(ring + (position & mask_) * stride_);
   }
   void copy_payload(std::byte* to, const std::byte* from) const noexcept;
-  void write(std::byte* ring, std::uint64_t first, const std::byte* events, std::size_t count) noexcept;
+  void write(std::byte* ring, std::uint64_t first, const std::byte* events, std::size_t count,
+             std::int64_t published) noexcept;
+  void read_stamp(cell& from, seat_stamp* to) const noexcept;
   bool after_write(std::byte* ring, std::uint64_t first, std::size_t count) noexcept;
   bool allocate_ring() noexcept PENSTOCK_REQUIRES(m_);
-  std::size_t seat_locked(const std::byte* events, std::size_t count) noexcept PENSTOCK_REQUIRES(m_);
+  std::size_t seat_locked(const std::byte* events, std::size_t count, std::int64_t published) noexcept
+      PENSTOCK_REQUIRES(m_);
   void admit_locked(waiter_list& told) noexcept PENSTOCK_REQUIRES(m_);
   void tell_locked(waiter_list& told) noexcept PENSTOCK_REQUIRES(m_);
   void settle_locked(waiter& place, errc why, waiter_list& told) noexcept PENSTOCK_REQUIRES(m_);
@@ -167,6 +183,7 @@ class channel {
   // Constant after construction, but for the ring, which comes with the first event.
   const std::size_t capacity_;
   const std::size_t payload_bytes_;
+  const std::uint32_t stamp_offset_;  // within a cell; 0: none
   const std::size_t stride_;
   const std::uint64_t mask_;
   const full_policy policy_;

@@ -28,6 +28,7 @@ struct waiter {
   const std::byte* events = nullptr;  ///< the first event not yet admitted, in slot form
   std::size_t remaining = 0;          ///< events not yet admitted; what is rejected when it is settled early
   std::size_t admitted = 0;
+  std::int64_t published = 0;         ///< for the seats' stamps
   errc why = errc::none;              ///< none: all admitted; else the reason the remaining ones were rejected
   waiter_state state = waiter_state::idle;
   bool parked = false;                ///< a handler's output: stays in line when callers are released

@@ -2,17 +2,11 @@
 // Floor 8, room testing.
 #pragma once
 
+#include "base/mix_bits.hpp"
+
 #include <cstdint>
 
 namespace penstock::testing::detail {
-
-/// One step of splitmix64's finalizer: spreads every bit of the argument over the result.
-/// Source: Steele, Lea, Flood: Fast splittable pseudorandom number generators (OOPSLA 2014).
-constexpr std::uint64_t mix_bits(std::uint64_t value) noexcept {
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111ebULL;
-  return value ^ (value >> 31);
-}
 
 /// splitmix64.
 class random_source {

@@ -17,6 +17,7 @@ simulation_core::simulation_core(const simulation_options& options, scenario_hos
       host_(host),
       choices_(mix_bits(options.seed_ + 1)),
       scenario_choices_(mix_bits(~options.seed_)),
+      jitter_(mix_bits(options.seed_ ^ 0x6a69747465720000)),
       step_limit_(options.step_limit_) {
   thread_slot& slot = this_thread_slot();
   if (slot.simulated_by != nullptr)

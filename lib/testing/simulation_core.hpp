@@ -125,6 +125,7 @@ class simulation_core final : public agent,
 
   // execution_environment
   const clock& time() const noexcept override { return clock_; }
+  std::uint64_t random() noexcept override { return jitter_.next(); }
   scheduler_ptr make_pool(std::string_view name, worker_pool_options options) override;
   unsigned stop_pools(steady_time deadline) noexcept override;
 
@@ -256,6 +257,7 @@ class simulation_core final : public agent,
 
   random_source choices_;
   random_source scenario_choices_;
+  random_source jitter_;
 
   std::vector<entity_info> entities_;
   std::uint32_t lanes_ = 0;

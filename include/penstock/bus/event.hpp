@@ -28,7 +28,15 @@ template <class E>
 concept event = std::is_object_v<E> && !std::is_array_v<E> && std::is_same_v<E, std::remove_cv_t<E>> &&
                 std::is_nothrow_destructible_v<E>;
 
+template <event E>
+class dead_letter;
+
 namespace detail {
+
+template <class>
+inline constexpr bool is_dead_letter = false;
+template <class E>
+inline constexpr bool is_dead_letter<dead_letter<E>> = true;
 
 /// The description of an event type that the templates hand to the core. The core copies it.
 struct event_type {
@@ -36,6 +44,9 @@ struct event_type {
   const std::type_info* type = nullptr;
   std::string_view given_name;  ///< from `event_name`, else empty
   std::uint32_t schema = 0;
+  /// For a dead letter: the event it is of, by which its topic is found.
+  const std::type_info* letter_of = nullptr;
+  std::string_view letter_of_name;
 };
 
 template <class E>
@@ -54,6 +65,11 @@ event_type describe_event() noexcept {
   type.type = &typeid(E);
   if constexpr (requires { event_name<E>::value; }) type.given_name = event_name<E>::value;
   if constexpr (requires { event_name<E>::schema; }) type.schema = event_name<E>::schema;
+  if constexpr (is_dead_letter<E>) {
+    using buried = typename E::event_type;
+    type.letter_of = &typeid(buried);
+    if constexpr (requires { event_name<buried>::value; }) type.letter_of_name = event_name<buried>::value;
+  }
   return type;
 }
 

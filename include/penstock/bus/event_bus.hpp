@@ -1,4 +1,4 @@
-// The event bus: typed topics, publishers and subscriptions.
+// The event bus: typed topics, publishers, subscriptions and streams.
 // Floor 5, room bus.
 #pragma once
 
@@ -7,9 +7,13 @@
 #include <penstock/base/failure.hpp>
 #include <penstock/bus/call.hpp>
 #include <penstock/bus/event.hpp>
+#include <penstock/bus/handler.hpp>
 #include <penstock/bus/publisher.hpp>
+#include <penstock/bus/snapshot.hpp>
+#include <penstock/bus/stream.hpp>
 #include <penstock/bus/subscribe_options.hpp>
 #include <penstock/bus/subscription.hpp>
+#include <penstock/bus/topic.hpp>
 
 #include <string>
 #include <string_view>
@@ -23,43 +27,37 @@ namespace detail {
 
 class bus_core;
 
-/// A handler with its type erased. The core owns it from the moment it is passed.
-struct handler_object {
-  void* target = nullptr;
-  void (*invoke)(void* target, const void* event, const call& info) = nullptr;
-  void (*destroy)(void* target) noexcept = nullptr;
-};
+/// Waits until a bus is idle. Threads: as every operation.
+class PENSTOCK_API idle_operation : public operation {
+ public:
+  idle_operation(bus_core* core, std::chrono::nanoseconds limit) noexcept;
+  bool start() noexcept;
+  void cancel(cancel_force force) noexcept;
+  bool gave_up() const noexcept { return cancelled_; }
+  bool result() const noexcept { return idle_; }
 
-template <event E, class F>
-handler_object erase_handler(F&& handler) {
-  using target = std::decay_t<F>;
-  constexpr bool with_call = std::is_invocable_v<target&, const E&, const call&>;
-  constexpr bool plain = std::is_invocable_v<target&, const E&>;
-  static_assert(with_call || plain, "a handler is callable as (const E&) or (const E&, const penstock::call&)");
-  static_assert(std::is_nothrow_destructible_v<target>, "a handler's destructor must not throw");
-  handler_object made;
-  if constexpr (with_call) {
-    static_assert(std::is_void_v<std::invoke_result_t<target&, const E&, const call&>>, "a handler returns void");
-    made.invoke = [](void* self, const void* event, const call& info) {
-      (*static_cast<target*>(self))(*static_cast<const E*>(event), info);
-    };
-  } else if constexpr (plain) {
-    static_assert(std::is_void_v<std::invoke_result_t<target&, const E&>>, "a handler returns void");
-    made.invoke = [](void* self, const void* event, const call&) {
-      (*static_cast<target*>(self))(*static_cast<const E*>(event));
-    };
-  }
-  auto* owned = new target(std::forward<F>(handler));
-  made.target = owned;
-  made.destroy = [](void* self) noexcept { delete static_cast<target*>(self); };
-  if constexpr (std::is_pointer_v<target> || (std::is_class_v<target> && requires { owned->operator bool(); })) {
-    if (!static_cast<bool>(*owned)) {  // an empty function pointer or wrapper: subscribe refuses it
-      delete owned;
-      return {};
-    }
-  }
-  return made;
-}
+ protected:
+  ~idle_operation();
+
+ private:
+  friend class bus_core;
+  struct timer_slot {
+    timer_node node;
+    idle_operation* owner = nullptr;
+  };
+  static void deadline_passed(timer_node& fired) noexcept;
+  void is_idle() noexcept;
+  void drop_timer() noexcept;
+  void drop() noexcept;
+
+  bus_core* const core_;
+  const std::chrono::nanoseconds limit_;
+  bool idle_ = false;
+  bool cancelled_ = false;
+  operation_holds holds_;
+  timer_slot timer_;
+  idle_operation* next_ = nullptr;
+};
 
 }  // namespace detail
 
@@ -91,7 +89,20 @@ class PENSTOCK_API event_bus {
   /// another layout, `closed` after shutdown began.
   template <event E>
   penstock::publisher<E> publisher() const {
-    return penstock::publisher<E>(open_topic(detail::describe_event<E>()));
+    return penstock::publisher<E>(open_topic(detail::describe_event<E>(), nullptr));
+  }
+
+  /// The topic of E that goes by a name besides its type: same event type, separate topics. Throws std::system_error:
+  /// `invalid_argument` for a name out of its range, or for metadata when the topic keeps another kind;
+  /// `event_type_mismatch` when the name belongs to another event type; `closed`.
+  /// A topic without handles and subscriptions is released.
+  template <event E>
+  penstock::topic<E> topic(std::string_view name) const {
+    return topic<E>(topic_options().name(name));
+  }
+  template <event E>
+  penstock::topic<E> topic(const topic_options& options) const {
+    return penstock::topic<E>(open_topic(detail::describe_event<E>(), &options));
   }
 
   /// Publishes to the topic of E; `publisher<E>` skips the look-up this does. Same promises.
@@ -107,11 +118,28 @@ class PENSTOCK_API event_bus {
     using E = std::remove_cvref_t<V>;
     return penstock::publisher<E>(find_topic(detail::describe_event<E>())).try_publish(std::forward<V>(value));
   }
+  /// For `co_await` in a task; as `publisher::async_publish`.
+  template <class V>
+    requires event<std::remove_cvref_t<V>>
+  [[nodiscard]] auto async_publish(V&& value) const {
+    using E = std::remove_cvref_t<V>;
+    return penstock::publisher<E>(find_topic(detail::describe_event<E>())).async_publish(std::forward<V>(value));
+  }
+  template <event E, class... Args>
+  [[nodiscard]] auto async_emplace(Args&&... args) const {
+    return penstock::publisher<E>(find_topic(detail::describe_event<E>())).async_emplace(std::forward<Args>(args)...);
+  }
+  /// With an Asio completion token; defined in `<penstock/bus/asio.hpp>`.
+  template <class V, class Token>
+    requires event<std::remove_cvref_t<V>>
+  auto async_publish(V&& value, Token&& token) const;
 
-  /// Subscribes a handler, callable as `(const E&)` or `(const E&, const penstock::call&)`. Each event whose publish
-  /// starts after this returned is offered to it. The name appears in every report about it.
+  /// Subscribes a handler, callable as `(const E&)` or `(const E&, const penstock::call&)`, that returns `void`, or a
+  /// `penstock::task<void>`: a coroutine, which occupies its lane until it has ended, and may wait in it without holding a
+  /// thread; the event lives as long. Each event whose publish starts after this returned is offered to it.
+  /// The name appears in every report about it.
   /// Throws std::system_error: `invalid_argument` (empty name, capacity or concurrency 0, empty handler, another
-  /// capacity than 1 with `latest`), `event_type_mismatch`, `closed`.
+  /// capacity than 1 with `latest`, a policy out of its range), `event_type_mismatch`, `closed`.
   template <event E, class F>
   [[nodiscard]] penstock::subscription subscribe(std::string_view name, subscribe_options options, F&& handler,
                                                  call_site where = call_site::here()) const {
@@ -133,6 +161,13 @@ class PENSTOCK_API event_bus {
                    detail::erase_handler<E>(std::forward<F>(handler)), where);
   }
 
+  /// A subscription that is read instead of being called. Throws as `subscribe`.
+  template <event E>
+  [[nodiscard]] penstock::stream<E> stream(std::string_view name, stream_options options = stream_options(),
+                                           call_site where = call_site::here()) const {
+    return add_stream<E>(detail::describe_event<E>(), name, std::move(options), where);
+  }
+
   /// Waits until no event of any subscription is queued, running or pending. False: the deadline passed first, or it was asked on a worker,
   /// which may not wait.
   bool wait_idle_until(steady_time deadline) const;
@@ -140,17 +175,39 @@ class PENSTOCK_API event_bus {
   bool wait_idle(std::chrono::duration<Rep, Period> wait) const {
     return wait_idle_until(deadline_in(clamp_duration(wait)));
   }
+  /// The same for `co_await` in a task, which holds no thread; gives a bool. In a handler it is false at once: its own call
+  /// is running. Cancel: at once.
+  [[nodiscard]] auto async_wait_idle() const noexcept {
+    return detail::operation_awaiter<detail::idle_operation>(core_, std::chrono::nanoseconds::max());
+  }
+  template <class Rep, class Period>
+  [[nodiscard]] auto async_wait_idle_for(std::chrono::duration<Rep, Period> wait) const noexcept {
+    return detail::operation_awaiter<detail::idle_operation>(core_, clamp_duration(wait));
+  }
+  /// With an Asio completion token, `void(boost::system::error_code, bool)`; defined in `<penstock/bus/asio.hpp>`.
+  template <class Token>
+  auto async_wait_idle(Token&& token) const;
 
   /// All subscriptions that are open or not yet ended, in the order they were made. Stops nothing.
   std::vector<subscription_info> subscriptions() const;
+  /// Topics, subscriptions, running calls and who waits for whom. Stops nothing; each part is true at an instant of its own.
+  bus_snapshot snapshot() const;
+
+  /// For the library's own use.
+  detail::bus_core* core() const noexcept { return core_; }
 
  private:
-  friend class event_bus_access;
+  template <event E>
+  penstock::stream<E> add_stream(const detail::event_type& type, std::string_view name, stream_options&& options,
+                                 call_site where) const {
+    return penstock::stream<E>(
+        detail::stream_from(open_topic(type, nullptr), name, std::move(options), detail::burial_of<E>(), where));
+  }
   penstock::subscription add(const detail::event_type& type, std::string_view name, subscribe_options options,
                              detail::handler_object handler, call_site where) const;
   subscribe_result try_add(const detail::event_type& type, std::string_view name, subscribe_options options,
                            detail::handler_object handler, call_site where) const;
-  detail::topic_handle open_topic(const detail::event_type& type) const;
+  detail::topic_handle open_topic(const detail::event_type& type, const topic_options* options) const;
   detail::topic_handle find_topic(const detail::event_type& type) const;
   steady_time deadline_in(std::chrono::nanoseconds wait) const noexcept;
 

@@ -6,7 +6,9 @@
 #include <penstock/base/errc.hpp>
 #include <penstock/base/export.hpp>
 #include <penstock/bus/event.hpp>
+#include <penstock/bus/publish_operation.hpp>
 #include <penstock/bus/publish_result.hpp>
+#include <penstock/bus/topic_handle.hpp>
 
 #include <chrono>
 #include <concepts>
@@ -19,54 +21,6 @@
 #include <utility>
 
 namespace penstock {
-
-namespace detail {
-
-class topic;
-
-enum class wait_mode : unsigned char { never, may_wait };
-
-/// One publish as the core sees it.
-struct publish_request {
-  const void* events = nullptr;  ///< the events one behind the other, or for blocks an array of payload pointers
-  std::size_t count = 0;
-  wait_mode wait = wait_mode::may_wait;
-  steady_time deadline = no_deadline;
-  const std::stop_token* stop = nullptr;
-};
-
-/// Keeps a topic alive; compiled, so that the veneer stays thin.
-class PENSTOCK_API topic_handle {
- public:
-  topic_handle() noexcept = default;
-  explicit topic_handle(topic* adopted) noexcept : topic_(adopted) {}
-  /// A handle to no topic, which answers with this.
-  explicit topic_handle(errc refused) noexcept : refused_(refused) {}
-  topic_handle(const topic_handle& other) noexcept;
-  topic_handle(topic_handle&& other) noexcept
-      : topic_(std::exchange(other.topic_, nullptr)), refused_(other.refused_) {}
-  topic_handle& operator=(topic_handle other) noexcept {
-    std::swap(topic_, other.topic_);
-    std::swap(refused_, other.refused_);
-    return *this;
-  }
-  ~topic_handle();
-
-  publish_result publish(const publish_request& request) const;
-  /// Whether anybody would be offered an event now.
-  bool matched() const noexcept;
-  /// The result of a publish that nobody subscribed to, told to the hook.
-  publish_result publish_unmatched(std::size_t count) const noexcept;
-  steady_time deadline_after(std::chrono::nanoseconds wait) const noexcept;
-  std::string name() const;
-  explicit operator bool() const noexcept { return topic_ != nullptr; }
-
- private:
-  topic* topic_ = nullptr;
-  errc refused_ = errc::closed;
-};
-
-}  // namespace detail
 
 /// Publishes events of one type to one topic. Copyable, thread-safe, may outlive bus and runtime (then `closed`).
 /// An empty one answers `closed`.
@@ -151,6 +105,35 @@ class publisher {
   /// Takes what fits; `prefix()` tells how many leading events nobody refused.
   publish_result try_publish_many(std::span<const E> values) const { return send_many(values, never()); }
 
+  /// For `co_await` in a task: waits at all full `block` subscriptions at once, and holds no thread. Gives a publish_result.
+  /// The places in line are taken by the `co_await`; the event is built by the call. In a handler's coroutine it is an output
+  /// of its lane. It does not suspend when nobody must wait, but now and then to let others go first.
+  /// Cancel: who has accepted keeps the event, nobody is offered it twice; if nobody has, the await throws `cancelled`.
+  [[nodiscard]] auto async_publish(const E& value) const { return awaiting(topic_, value); }
+  [[nodiscard]] auto async_publish(E&& value) const {
+    static_assert(!detail::destroyed_twice<E>,
+                  "g++ 12 destroys an aggregate temporary inside co_await twice: use async_emplace(members...), or name "
+                  "the event and publish it as an lvalue or as an event_ptr");
+    return awaiting(topic_, std::move(value));
+  }
+  template <std::same_as<event_ptr<E>> Pointer>
+  [[nodiscard]] auto async_publish(Pointer value) const {
+    return awaiting(topic_, std::move(value));
+  }
+  template <class... Args>
+  [[nodiscard]] auto async_emplace(Args&&... args) const {
+    static_assert((!detail::destroyed_twice<Args> && ...),
+                  "g++ 12 destroys an aggregate temporary inside co_await twice: name it first, then std::move it");
+    return awaiting(typename detail::publish_operation_of<E>::built(), topic_, std::forward<Args>(args)...);
+  }
+
+  /// The same with an Asio completion token, `void(boost::system::error_code, penstock::publish_result)`; defined in
+  /// `<penstock/bus/asio.hpp>`. Completes by post on the associated executor. Cancel: `terminal` and `partial` at any time,
+  /// `total` while nobody has accepted.
+  template <class V, class Token>
+    requires std::same_as<std::remove_cvref_t<V>, E> || std::same_as<std::remove_cvref_t<V>, event_ptr<E>>
+  auto async_publish(V&& value, Token&& token) const;
+
   std::string topic_name() const { return topic_.name(); }
   explicit operator bool() const noexcept { return static_cast<bool>(topic_); }
 
@@ -175,6 +158,11 @@ class publisher {
         detail::free_raw_block(memory);
     }
   };
+
+  template <class... Args>
+  static auto awaiting(Args&&... args) {
+    return detail::operation_awaiter<detail::publish_operation_of<E>>(std::forward<Args>(args)...);
+  }
 
   template <class V>
   publish_result send(V&& value, detail::publish_request request) const {

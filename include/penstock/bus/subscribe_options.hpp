@@ -4,6 +4,8 @@
 
 #include <penstock/base/export.hpp>
 #include <penstock/bus/event.hpp>
+#include <penstock/bus/failure_policy.hpp>
+#include <penstock/exec/retry_policy.hpp>
 #include <penstock/exec/scheduler.hpp>
 
 #include <cstddef>
@@ -28,6 +30,7 @@ enum class drop_reason {
   oldest,     ///< evicted by `drop_oldest` or `latest`
   closed,     ///< a parked output whose target closed
   timed_out,  ///< a parked output whose deadline passed
+  cycle,      ///< a handler's output that would have waited for its own handler
 };
 PENSTOCK_API const char* to_string(drop_reason reason) noexcept;
 
@@ -35,6 +38,12 @@ namespace detail {
 struct drop_hook {
   void* target = nullptr;
   void (*invoke)(void* target, const void* event, drop_reason reason) noexcept = nullptr;
+  void (*destroy)(void* target) noexcept = nullptr;
+  const std::type_info* event = nullptr;
+};
+struct filter_object {
+  void* target = nullptr;
+  bool (*invoke)(void* target, const void* event) = nullptr;
   void (*destroy)(void* target) noexcept = nullptr;
   const std::type_info* event = nullptr;
 };
@@ -68,6 +77,47 @@ class PENSTOCK_API subscribe_options {
   subscribe_options& max_parked(std::size_t outputs) & { return max_parked_ = outputs, *this; }
   subscribe_options&& max_parked(std::size_t outputs) && { return std::move(max_parked(outputs)); }
 
+  /// The executor of a service whose thread or strand runs the handler; any Asio executor. Defined in
+  /// `<penstock/bus/asio.hpp>`. A drain that the executor destroys unrun stops the subscription.
+  /// A blocking `close` from that executor's only thread waits for itself.
+  template <class Executor>
+    requires(!std::is_convertible_v<const Executor&, scheduler_ptr>)
+  subscribe_options& on(const Executor& executor) &;
+  template <class Executor>
+    requires(!std::is_convertible_v<const Executor&, scheduler_ptr>)
+  subscribe_options&& on(const Executor& executor) && {
+    return std::move(on(executor));
+  }
+
+  /// Only events for which it returns true are handled; the others have held a seat and end as `filtered`. Runs on the
+  /// handler's lane just before each call; what it throws is a failure of the call:
+  /// `filter<order>([](const order& o) { return o.cents > 0; })`.
+  template <event E, class F>
+  subscribe_options& filter(F&& wanted) & {
+    using target = std::decay_t<F>;
+    static_assert(std::is_invocable_r_v<bool, target&, const E&>, "a filter is callable as bool(const E&)");
+    detail::filter_object made;
+    made.target = new target(std::forward<F>(wanted));
+    made.invoke = [](void* self, const void* event) -> bool {
+      return (*static_cast<target*>(self))(*static_cast<const E*>(event));
+    };
+    made.destroy = [](void* self) noexcept { delete static_cast<target*>(self); };
+    made.event = &typeid(E);
+    set_filter(made);
+    return *this;
+  }
+  template <event E, class F>
+  subscribe_options&& filter(F&& wanted) && {
+    return std::move(filter<E>(std::forward<F>(wanted)));
+  }
+
+  /// A failed call is tried again after a delay that holds no worker: the lane waits, and takes no other event meanwhile.
+  subscribe_options& retry(retry_policy policy) & { return retry_ = policy, retries_ = true, *this; }
+  subscribe_options&& retry(retry_policy policy) && { return std::move(retry(policy)); }
+  /// What follows an event that has failed for good. Default: `keep_going`.
+  subscribe_options& on_failure(failure_policy policy) & { return failure_ = policy, *this; }
+  subscribe_options&& on_failure(failure_policy policy) && { return std::move(on_failure(policy)); }
+
   /// Told of each drop, once, with the event: `on_drop<order>([](const order&, penstock::drop_reason) noexcept { … })`.
   /// Runs on the stack of whoever drops, with no lock held; must be noexcept and must not wait. A drop that it causes is
   /// counted but not told.
@@ -94,6 +144,7 @@ class PENSTOCK_API subscribe_options {
  private:
   friend class subscribe_options_access;
   void set_drop_hook(detail::drop_hook hook) noexcept;
+  void set_filter(detail::filter_object filter) noexcept;
 
   std::size_t capacity_ = 1024;
   bool capacity_set_ = false;
@@ -102,6 +153,10 @@ class PENSTOCK_API subscribe_options {
   std::size_t max_parked_ = 64;
   scheduler_ptr pool_;
   detail::drop_hook drop_hook_;
+  detail::filter_object filter_;
+  retry_policy retry_;
+  bool retries_ = false;
+  failure_policy failure_ = failure_policy::keep_going();
 };
 
 }  // namespace penstock

@@ -6,6 +6,7 @@
 #include <penstock/exec/scheduler.hpp>
 #include <penstock/exec/worker_pool.hpp>
 
+#include <cstdint>
 #include <memory>
 #include <string_view>
 
@@ -16,6 +17,8 @@ class PENSTOCK_API execution_environment {
  public:
   virtual ~execution_environment();
   virtual const clock& time() const noexcept = 0;
+  /// 64 random bits, for jitter; no secret. A simulation draws them from its seed.
+  virtual std::uint64_t random() noexcept = 0;
   /// Throws what `worker_pool::start` throws.
   virtual scheduler_ptr make_pool(std::string_view name, worker_pool_options options) = 0;
   /// Stops all pools it made; returns how many workers were left inside a call.

@@ -33,6 +33,10 @@ class PENSTOCK_API runtime_options {
   /// Told of each publish that no subscription matched, with the event's name. Default: nothing.
   runtime_options& on_unmatched(unique_function<void(const std::string&)> hook) &;
   runtime_options&& on_unmatched(unique_function<void(const std::string&)> hook) &&;
+  /// Told when a subscription's `failure_policy::escalate` asks the runtime to end: intake is closed already; whoever owns
+  /// the runtime should call `shutdown`. Runs on the worker, must not wait. Default: logs one line.
+  runtime_options& on_escalate(unique_function<void(const failure&)> hook) &;
+  runtime_options&& on_escalate(unique_function<void(const failure&)> hook) &&;
   /// How long the destructor drains when nobody called `shutdown`. Default 5 s.
   runtime_options& shutdown_within(std::chrono::nanoseconds limit) &;
   runtime_options&& shutdown_within(std::chrono::nanoseconds limit) &&;

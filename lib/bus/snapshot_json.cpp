@@ -1,0 +1,102 @@
+// A snapshot as JSON. The one door to the JSON library.
+// Floor 5, room bus.
+#include <penstock/bus/snapshot.hpp>
+
+#include <nlohmann/json.hpp>
+
+namespace penstock {
+namespace {
+
+using json = nlohmann::ordered_json;
+
+json to_value(const ledger& c) {
+  json value;
+  value["offered"] = c.offered;
+  value["accepted"] = c.accepted;
+  value["dropped"] = c.dropped;
+  json& rejected = value["rejected"];
+  rejected["full"] = c.rejected.full;
+  rejected["timed_out"] = c.rejected.timed_out;
+  rejected["cancelled"] = c.rejected.cancelled;
+  rejected["closed"] = c.rejected.closed;
+  rejected["would_block"] = c.rejected.would_block;
+  rejected["cycle"] = c.rejected.cycle;
+  rejected["no_memory"] = c.rejected.no_memory;
+  value["pending"] = c.pending;
+  value["handled"] = c.handled;
+  value["filtered"] = c.filtered;
+  value["failed"] = c.failed;
+  value["discarded"] = c.discarded;
+  value["evicted"] = c.evicted;
+  value["queued"] = c.queued;
+  value["running"] = c.running;
+  return value;
+}
+
+json to_value(const running_call& call) {
+  json value;
+  value["sequence"] = call.sequence;
+  value["attempt"] = call.attempt;
+  value["at_least_ms"] = std::chrono::duration<double, std::milli>(call.at_least).count();
+  value["suspended"] = call.suspended;
+  value["retry_wait"] = call.retry_wait;
+  return value;
+}
+
+json to_value(const subscription_snapshot& s) {
+  json value;
+  value["name"] = s.name;
+  value["topic"] = s.topic;
+  value["event"] = s.event;
+  value["kind"] = s.concurrency == 0 ? "stream" : "handler";
+  value["pool"] = s.pool;
+  value["file"] = s.file;
+  value["line"] = s.line;
+  value["state"] = to_string(s.state);
+  value["overflow"] = to_string(s.overflow);
+  value["capacity"] = s.capacity;
+  value["concurrency"] = s.concurrency;
+  value["ordered"] = s.ordered;
+  value["ledger"] = to_value(s.ledger);
+  json& running = value["running"] = json::array();
+  for (const running_call& call : s.running) running.push_back(to_value(call));
+  value["readers"] = s.readers;
+  return value;
+}
+
+json to_value(const topic_snapshot& t) {
+  json value;
+  value["name"] = t.name;
+  value["event"] = t.event;
+  value["subscriptions"] = t.subscriptions;
+  value["handles"] = t.handles;
+  return value;
+}
+
+json to_value(const wait_edge& w) {
+  json value;
+  value["from"] = w.from;
+  value["to"] = w.to;
+  value["why"] = w.reason == wait_edge::why::output ? "output" : "close";
+  value["events"] = w.events;
+  return value;
+}
+
+template <class Parts>
+json to_array(const Parts& parts) {
+  json all = json::array();
+  for (const auto& each : parts) all.push_back(to_value(each));
+  return all;
+}
+
+}  // namespace
+
+std::string to_json(const bus_snapshot& seen) {
+  json value;
+  value["topics"] = to_array(seen.topics);
+  value["subscriptions"] = to_array(seen.subscriptions);
+  value["waits"] = to_array(seen.waits);
+  return value.dump(2, ' ', false, json::error_handler_t::replace);
+}
+
+}  // namespace penstock

@@ -1,0 +1,57 @@
+// A lane of its own on a pool.
+// Floor 2, room exec.
+#include "exec/pool_lane.hpp"
+
+#include "base/forced_unwind.hpp"
+#include "exec/context.hpp"
+
+#include <utility>
+
+namespace penstock::exec {
+
+void pool_lane::post(lane_item& item) noexcept {
+  if (!queue_.put(item)) return;
+  retain();
+  pool_->schedule(*this);
+}
+
+PENSTOCK_CATCHES_FORCED_UNWIND
+void pool_lane::run(unsigned budget) {
+  auto keep = ref_ptr<pool_lane>::adopt(this);
+  context working{context_kind::worker};
+  context_scope scope(&working);
+  try {
+    for (;;) {
+      if (left_ == nullptr) left_ = queue_.take();
+      if (left_ == nullptr) {
+        if (queue_.rest()) return;
+        continue;
+      }
+      if (budget == 0) break;
+      --budget;
+      lane_item* item = std::exchange(left_, left_->next_item);
+      item->run_item(*item, lane_item::turn::run);
+    }
+  } catch (const forced_unwind&) {
+    keep.release();
+    pool_->schedule(*this);  // the worker dies under us; the lane goes on on another one
+    throw;
+  }
+  keep.release();
+  pool_->schedule_again(*this);
+}
+
+void pool_lane::dropped() noexcept {
+  const auto keep = ref_ptr<pool_lane>::adopt(this);
+  context working{context_kind::worker};
+  context_scope scope(&working);
+  do {
+    if (left_ == nullptr) left_ = queue_.take();
+    while (left_ != nullptr) {
+      lane_item* item = std::exchange(left_, left_->next_item);
+      item->run_item(*item, lane_item::turn::dropped);
+    }
+  } while (!queue_.rest());
+}
+
+}  // namespace penstock::exec

@@ -1,0 +1,33 @@
+// A lane of its own on a pool, for a task that belongs to no subscription.
+// Floor 2, room exec.
+#pragma once
+
+#include "base/ref_count.hpp"
+#include "exec/lane_queue.hpp"
+
+#include <penstock/exec/lane.hpp>
+
+namespace penstock::exec {
+
+/// At rest until something is put on it; then in the pool's ready list or running. Kept alive by whoever has it and by
+/// each turn.
+class pool_lane final : public lane_base, public runnable, public ref_counted<pool_lane> {
+ public:
+  /// Throws std::bad_alloc.
+  explicit pool_lane(scheduler_ptr pool) : pool_(std::move(pool)) { queue_.rest(); }
+
+  void post(lane_item& item) noexcept override;
+  scheduler& pool() const noexcept override { return *pool_; }
+  void keep() noexcept override { retain(); }
+  void let_go() noexcept override { release(); }
+
+  void run(unsigned budget) override;
+  void dropped() noexcept override;
+
+ private:
+  const scheduler_ptr pool_;
+  lane_queue queue_;
+  lane_item* left_ = nullptr;  // the lane's own: taken from the queue, not yet run
+};
+
+}  // namespace penstock::exec

@@ -1,0 +1,94 @@
+// The pump of a task, and how its frames wait and are cancelled.
+// Floor 2, room exec.
+#include <penstock/exec/task.hpp>
+
+#include "base/forced_unwind.hpp"
+
+#include <system_error>
+#include <utility>
+
+namespace penstock {
+
+const char* to_string(cancel_kind kind) noexcept {
+  switch (kind) {
+    case cancel_kind::requested: return "requested";
+    case cancel_kind::timed_out: return "timed_out";
+    case cancel_kind::shutdown: return "shutdown";
+    case cancel_kind::closed: return "closed";
+  }
+  return "unknown";
+}
+
+cancelled::cancelled(std::shared_ptr<const cause> why) noexcept : why_(std::move(why)) {}
+cancelled::cancelled(const cancelled&) noexcept = default;
+cancelled& cancelled::operator=(const cancelled&) noexcept = default;
+cancelled::~cancelled() = default;
+const cause& cancelled::why() const noexcept { return *why_; }
+
+namespace detail {
+
+PENSTOCK_CATCHES_FORCED_UNWIND
+std::exception_ptr caught_in_frame() {
+  try {
+    throw;
+  } catch (const forced_unwind&) {
+    throw;
+  } catch (...) {
+    return std::current_exception();
+  }
+}
+
+void throw_empty_task() {
+  throw std::system_error(make_error_code(errc::invalid_argument),
+                          "an empty task was awaited: it was moved from, or awaited before");
+}
+
+// --- task_root ---------------------------------------------------------------------------------------------------------
+
+void task_root::pump() {
+  while (next_) std::exchange(next_, nullptr).resume();
+  if (std::exchange(ended_, false)) finished();
+}
+
+void task_root::cancel_now(std::shared_ptr<const cause> why) noexcept {
+  if (cancellation_) return;
+  cancellation_ = std::move(why);
+  if (waiting_ != nullptr) waiting_->cancel();
+}
+
+void task_root::throw_cancelled() const { throw cancelled(cancellation_); }
+
+void task_root::reset() noexcept {
+  next_ = nullptr;
+  waiting_ = nullptr;
+  ended_ = false;
+  cancellation_.reset();
+}
+
+// --- task_waiter -------------------------------------------------------------------------------------------------------
+
+bool task_waiter::suspend(task_root& root, std::coroutine_handle<> frame) noexcept {
+  root_ = &root;
+  frame_ = frame;
+  if (root.is_cancelled()) return false;
+  run_item = &resume;
+  root.waits_for(this);
+  return true;
+}
+
+void task_waiter::unsuspend() noexcept { root_->waits_for(nullptr); }
+
+void task_waiter::wake() noexcept { root_->home().post(*this); }
+
+void task_waiter::resume(lane_item& self, turn how) {
+  auto& waiter = static_cast<task_waiter&>(self);
+  task_root& root = *waiter.root_;
+  root.waits_for(nullptr);
+  if (how == turn::dropped) return root.abandoned();  // the waiter dies with its frame
+  root.begin_turn();
+  root.next(waiter.frame_);
+  root.pump();
+}
+
+}  // namespace detail
+}  // namespace penstock
