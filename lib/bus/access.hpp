@@ -52,6 +52,7 @@ class stream_options_access {
 class topic_options_access {
  public:
   static const std::string& name(const topic_options& o) noexcept { return o.name_; }
+  static bool name_set(const topic_options& o) noexcept { return o.name_set_; }
   static metadata kept(const topic_options& o) noexcept { return o.metadata_; }
   static bool metadata_set(const topic_options& o) noexcept { return o.metadata_set_; }
 };

@@ -34,9 +34,10 @@ topic_identity identify(const event_type& type) {
     // Found by the event it is of, whose failures know nothing of this type.
     const std::string of = type.letter_of_name.empty() ? type.letter_of->name() : std::string(type.letter_of_name);
     made.key = letters_of + of;
-    if (type.given_name.empty()) made.private_type = is_private(made.name) ? type.letter_of : nullptr;
+    if (type.letter_of_name.empty() && is_private(made.name)) made.private_type = type.letter_of;
+  } else if (type.given_name.empty() && is_private(made.name)) {
+    made.private_type = type.type;
   }
-  if (type.given_name.empty() && is_private(made.name)) made.private_type = type.type;
   made.size = type.payload.size;
   made.align = type.payload.align;
   made.in_place = type.payload.in_place;
@@ -85,8 +86,7 @@ errc bus_core::admission() const noexcept {
     case phase::open: return errc::none;
     case phase::handlers_only: {
       const exec::context* current = exec::current_context();
-      const bool caused = current != nullptr && (current->kind == exec::context_kind::lane ||
-                                                 current->kind == exec::context_kind::reader);
+      const bool caused = current != nullptr && (current->kind == exec::context_kind::lane || current->under_delivery);
       return caused ? errc::none : errc::closed;
     }
     case phase::closed: break;
@@ -99,7 +99,7 @@ errc bus_core::admission() const noexcept {
 ref_ptr<topic> bus_core::open_topic(const event_type& type, const topic_options* options) {
   if (forked()) refuse(errc::forked, "event bus");
   topic_identity wanted = identify(type);
-  if (options != nullptr && !topic_options_access::name(*options).empty()) {
+  if (options != nullptr && topic_options_access::name_set(*options)) {
     wanted.topic = topic_options_access::name(*options);
     check_topic_name(wanted.topic);
     wanted.key = own_name + wanted.topic;

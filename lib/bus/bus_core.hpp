@@ -92,6 +92,7 @@ class bus_core final : public ref_counted<bus_core> {
   const std::shared_ptr<execution_environment> environment;
   const clock& time() const noexcept { return environment->time(); }
   timer_service& timers() const noexcept { return default_pool_->timers(); }
+  const scheduler_ptr& default_pool() const noexcept { return default_pool_; }
 
  private:
   enum class phase : std::uint8_t { open, handlers_only, closed };

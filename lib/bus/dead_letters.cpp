@@ -5,6 +5,7 @@
 #include "bus/bus_core.hpp"
 #include "bus/subscription_core.hpp"
 #include "bus/topic.hpp"
+#include "exec/context.hpp"
 
 #include <cstring>
 #include <new>
@@ -51,6 +52,11 @@ void bury(subscription_core& failed, const void* payload, const letter_of_failur
     request.events = &made;
     request.count = 1;
     request.wait = letter.wait;
+    // Caused by the event that failed, wherever that is found out: a drain takes it.
+    const exec::context* current = exec::current_context();
+    exec::context caused = current != nullptr ? *current : exec::context{exec::context_kind::reader};
+    caused.under_delivery = true;
+    exec::context_scope scope(&caused);
     static_cast<void>(graves->publish(request));
     release_block(made);
   } catch (...) {

@@ -44,6 +44,10 @@ steady_time topic_handle::deadline_after(std::chrono::nanoseconds wait) const no
   return topic_ != nullptr ? penstock::deadline_after(topic_->bus().time().now(), wait) : steady_time{};
 }
 
+scheduler_ptr topic_handle::pool() const noexcept {
+  return topic_ != nullptr ? topic_->bus().default_pool() : nullptr;
+}
+
 std::string topic_handle::name() const { return topic_ != nullptr ? topic_->identity.shown() : std::string(); }
 
 namespace {
@@ -125,6 +129,8 @@ std::vector<subscription_info> event_bus::subscriptions() const {
     all.push_back({each->name, each->event(), each->ledger(), each->channel.capacity()});
   return all;
 }
+
+scheduler_ptr event_bus::default_pool() const noexcept { return core_->default_pool(); }
 
 bus_snapshot event_bus::snapshot() const { return core_->forked() ? bus_snapshot{} : core_->snapshot(); }
 

@@ -108,7 +108,10 @@ void lane::run(unsigned budget) {
 }
 
 void lane::lost_in_unwinding() noexcept {
-  if (long_ && open_.load(std::memory_order_relaxed) != open_call::none) long_->work = task<void>();
+  if (long_ && open_.load(std::memory_order_relaxed) != open_call::none) {
+    long_->root.destroy_inner_frames();
+    long_->work = task<void>();
+  }
   if (running.load(std::memory_order_relaxed) != 0) {
     if (long_ && core->channel.blocks()) release_block(const_cast<void*>(payload_of(long_->slot)));
     failed.store(failed.load(std::memory_order_relaxed) + 1, std::memory_order_release);
@@ -222,6 +225,7 @@ lane::turn_end lane::go_on(unsigned& budget) {
     while (budget > 0) {
       if (c.left == nullptr) c.left = queue_.take();
       if (c.left == nullptr) break;
+      if (std::exchange(c.left->after_turn, false)) return turn_end::yielded_open;
       --budget;
       lane_item* item = std::exchange(c.left, c.left->next_item);
       item->run_item(*item, lane_item::turn::run);
@@ -299,9 +303,8 @@ lane::fate lane::attempt(const void* payload, call& info) {
       c.root.prepare(owner.stop_.why());
       owner.handler_.run(owner.handler_.target, payload, info, c.work);
       if (!c.work) throw_empty_task();
-      c.work.frame().promise().begin(c.root, nullptr);
       c.root.begin_turn();
-      c.root.next(c.work.frame());
+      c.root.next(c.work.begin_on(c.root));
       c.root.pump();
       if (!c.root.ended) return fate::open;
     } else {
@@ -324,6 +327,7 @@ lane::fate lane::attempt(const void* payload, call& info) {
 lane::fate lane::coroutine_over() {
   long_call& c = *long_;
   if (c.root.given_up) {
+    c.root.destroy_inner_frames();
     c.work = task<void>();
     return fate::failed;
   }
@@ -456,6 +460,7 @@ void lane::dropped() noexcept {
   } while (!queue_.rest());
   if (!c.root.ended) return;  // whoever wakes it brings it here again
   const bool paused = open_.load(std::memory_order_relaxed) == open_call::paused;
+  c.root.destroy_inner_frames();
   c.work = task<void>();
   set_open(open_call::none);
   if (!paused) end_call(fate::failed);

@@ -434,12 +434,14 @@ class publishing {
     for (std::size_t i = request_.count - outcome.rejected; i < request_.count; ++i)
       member.tell_drop(payload_at(member.channel, events_, i), drop_reason::cycle);
     const exec::context* context = exec::current_context();
-    const subscription_core& producer = *static_cast<lane*>(context->lane)->core;
+    const lane& producing = *static_cast<const lane*>(context->lane);
+    const subscription_core& producer = *producing.core;
     failure record;
+    record.sequence = producing.running.load(std::memory_order_relaxed);
     record.line = producer.line;
     try {
       record.subscription = producer.name;
-      record.event = member.event();
+      record.event = producer.event();
       record.file = producer.file;
       record.exception.type_name = "back-pressure cycle";
       record.exception.what = chain + ": the output was refused; give one of them room (capacity), another policy, or an "

@@ -64,6 +64,9 @@ void async_lines::prepare(publish_operation& operation, operation_line& line, la
     auto& decided = static_cast<operation_line&>(settled);
     publish_operation& owner = *decided.operation;
     if (decided.producer != nullptr) {
+      // By the one who closes the target, inside its gate.
+      if (decided.why == errc::closed)
+        decided.target->tell_drop(payload_at(decided.target->channel, decided.events, 0), drop_reason::closed);
       const ref_ptr<subscription_core> keep = decided.producer_core;
       lane& producing = *decided.producer;
       if (decided.edge.producer != nullptr) {

@@ -4,17 +4,21 @@
 
 #include <nlohmann/json.hpp>
 
+#include <utility>
+
 namespace penstock {
 namespace {
 
 using json = nlohmann::ordered_json;
 
+// Objects are made as such, never by indexing a null value: that leaves a broken one behind when there is no memory.
+
 json to_value(const ledger& c) {
-  json value;
+  json value = json::object();
   value["offered"] = c.offered;
   value["accepted"] = c.accepted;
   value["dropped"] = c.dropped;
-  json& rejected = value["rejected"];
+  json rejected = json::object();
   rejected["full"] = c.rejected.full;
   rejected["timed_out"] = c.rejected.timed_out;
   rejected["cancelled"] = c.rejected.cancelled;
@@ -22,6 +26,7 @@ json to_value(const ledger& c) {
   rejected["would_block"] = c.rejected.would_block;
   rejected["cycle"] = c.rejected.cycle;
   rejected["no_memory"] = c.rejected.no_memory;
+  value["rejected"] = std::move(rejected);
   value["pending"] = c.pending;
   value["handled"] = c.handled;
   value["filtered"] = c.filtered;
@@ -34,7 +39,7 @@ json to_value(const ledger& c) {
 }
 
 json to_value(const running_call& call) {
-  json value;
+  json value = json::object();
   value["sequence"] = call.sequence;
   value["attempt"] = call.attempt;
   value["at_least_ms"] = std::chrono::duration<double, std::milli>(call.at_least).count();
@@ -44,7 +49,7 @@ json to_value(const running_call& call) {
 }
 
 json to_value(const subscription_snapshot& s) {
-  json value;
+  json value = json::object();
   value["name"] = s.name;
   value["topic"] = s.topic;
   value["event"] = s.event;
@@ -58,14 +63,15 @@ json to_value(const subscription_snapshot& s) {
   value["concurrency"] = s.concurrency;
   value["ordered"] = s.ordered;
   value["ledger"] = to_value(s.ledger);
-  json& running = value["running"] = json::array();
+  json running = json::array();
   for (const running_call& call : s.running) running.push_back(to_value(call));
+  value["running"] = std::move(running);
   value["readers"] = s.readers;
   return value;
 }
 
 json to_value(const topic_snapshot& t) {
-  json value;
+  json value = json::object();
   value["name"] = t.name;
   value["event"] = t.event;
   value["subscriptions"] = t.subscriptions;
@@ -74,7 +80,7 @@ json to_value(const topic_snapshot& t) {
 }
 
 json to_value(const wait_edge& w) {
-  json value;
+  json value = json::object();
   value["from"] = w.from;
   value["to"] = w.to;
   value["why"] = w.reason == wait_edge::why::output ? "output" : "close";
@@ -92,7 +98,7 @@ json to_array(const Parts& parts) {
 }  // namespace
 
 std::string to_json(const bus_snapshot& seen) {
-  json value;
+  json value = json::object();
   value["topics"] = to_array(seen.topics);
   value["subscriptions"] = to_array(seen.subscriptions);
   value["waits"] = to_array(seen.waits);

@@ -75,7 +75,9 @@ bool stream_core::take_into(receive_operation& reader, lock_guard& lock) noexcep
   sync::channel& channel = owner_.channel;
   sync::seat_stamp stamp;
   std::uint64_t sequence = 0;
-  const bool taken = channel.take(got.event_, sequence, &stamp) == sync::take_status::taken;
+  // From here until its fate is known the event is inside the gate: the stream has not ended before.
+  const bool inside = owner_.enter();
+  const bool taken = inside && channel.take(got.event_, sequence, &stamp) == sync::take_status::taken;
   if (taken) {
     if (channel.blocks()) std::memcpy(&got.block_, got.event_, sizeof got.block_);
     got.core_ = &owner_;
@@ -88,8 +90,9 @@ bool stream_core::take_into(receive_operation& reader, lock_guard& lock) noexcep
       got.dropped_before_ = stamp.refused - std::exchange(last_refused_, stamp.refused) +
                             (sequence - 1 - std::exchange(last_sequence_, sequence));
     }
-  } else if (channel.wants_service()) {
-    channel.serve(true);
+  } else {
+    if (channel.wants_service()) channel.serve(true);
+    if (inside) owner_.leave_gate();
   }
   lock.lock();
   if (taken) ++in_flight_;
@@ -193,6 +196,7 @@ void stream_core::settle(delivery_base& held, settled how) noexcept {
     --in_flight_;
     if (first_ != nullptr) dispatch_locked(lock);
   }
+  owner_.leave_gate();
   owner_.notify_idle();
 }
 
@@ -229,9 +233,13 @@ errc stream_core::put_back(delivery_base& held, bool another_attempt) noexcept {
     if (owner_.channel.stopped()) {  // after close it will not begin again
       const auto keep = ref_ptr<subscription_core>::adopt(held.core_);
       let_go(held);
-      lock_guard lock(m_);
-      ++counts_.discarded;
-      --in_flight_;
+      {
+        lock_guard lock(m_);
+        ++counts_.discarded;
+        --in_flight_;
+      }
+      owner_.leave_gate();
+      owner_.notify_idle();
       return errc::none;
     }
     if (held.attempt_ >= max_attempts_) return fail(held, "max_attempts"), errc::none;
@@ -250,11 +258,19 @@ errc stream_core::put_back(delivery_base& held, bool another_attempt) noexcept {
   returned_event* discarded = nullptr;
   {
     lock_guard lock(m_);
-    --in_flight_;
     if (owner_.channel.stopped()) {  // meanwhile
+      --in_flight_;
       ++counts_.discarded;
       discarded = node;
+    } else if (another_attempt && (owner_.channel.draining() || owner_.bus().draining())) {
+      lock.unlock();  // meanwhile; its readers may have been told the end
+      --node->event.attempt_;
+      held = std::move(node->event);
+      delete node;
+      fail(held, "shutdown");
+      return errc::none;
     } else {
+      --in_flight_;
       node->next = returned_;
       returned_ = node;
       ++counts_.returned;
@@ -265,6 +281,7 @@ errc stream_core::put_back(delivery_base& held, bool another_attempt) noexcept {
     const auto once = ref_ptr<subscription_core>::adopt(discarded->event.core_);
     let_go(discarded->event);
     delete discarded;
+    owner_.leave_gate();
   }
   owner_.notify_idle();
   return errc::none;
@@ -282,6 +299,7 @@ void stream_core::discard_returned() noexcept {
     const auto once = ref_ptr<subscription_core>::adopt(each->event.core_);
     let_go(each->event);
     delete each;
+    owner_.leave_gate();
   }
   dispatch();
 }
@@ -432,6 +450,7 @@ void stream_handle::close(close_mode mode) noexcept {
 ledger stream_handle::ledger() const {
   return core_ != nullptr && !core_->bus().forked() ? core_->ledger() : penstock::ledger{};
 }
+scheduler_ptr stream_handle::pool() const noexcept { return core_ != nullptr ? core_->pool : nullptr; }
 std::string stream_handle::name() const { return core_ != nullptr ? core_->name : std::string(); }
 
 steady_time stream_handle::deadline_after(std::chrono::nanoseconds wait) const noexcept {
@@ -439,10 +458,11 @@ steady_time stream_handle::deadline_after(std::chrono::nanoseconds wait) const n
 }
 
 void stream_handle::run_under(const delivery_base&, void (*body)(void*), void* argument) {
-  exec::context* current = exec::current_context();
-  exec::context reading{exec::context_kind::reader};
-  // A handler, a hook or a task keeps what it is: it may not wait, and a lane's publishes are taken anyway.
-  exec::context_scope scope(current == nullptr ? &reading : current);
+  // A handler, a hook or a task stays what it is, and may not wait either way.
+  const exec::context* current = exec::current_context();
+  exec::context reading = current != nullptr ? *current : exec::context{exec::context_kind::reader};
+  reading.under_delivery = true;
+  exec::context_scope scope(&reading);
   body(argument);
 }
 

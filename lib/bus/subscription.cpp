@@ -36,11 +36,12 @@ namespace {
 
 /// Stops it or begins its drain. True: it has ended.
 bool begin_close(subscription_core& core, close_mode mode) noexcept {
-  if (mode == close_mode::cancel) core.request_stop(core.bus().make_cause(cancel_kind::requested, core.name, "close(cancel)"));
   if (mode == close_mode::drain)
     core.begin_drain();
   else
     core.stop();
+  // After the stop, so that the call it ends is the last.
+  if (mode == close_mode::cancel) core.request_stop(core.bus().make_cause(cancel_kind::requested, core.name, "close(cancel)"));
   return core.try_reap();
 }
 
@@ -195,6 +196,8 @@ close_status subscription::close_within(std::chrono::nanoseconds wait, close_mod
   if (core_ == nullptr) return close_status::closed;
   return close_until(deadline_after(core_->bus().time().now(), wait), mode);
 }
+
+scheduler_ptr subscription::pool() const noexcept { return core_ != nullptr ? core_->pool : nullptr; }
 
 void subscription::resume() noexcept {
   if (core_ != nullptr && !core_->bus().forked()) core_->resume();

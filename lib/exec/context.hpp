@@ -10,13 +10,14 @@ enum class context_kind {
   lane,    ///< a handler: waiting publishes park, close never blocks
   worker,  ///< posted work on a pool that may not wait: what would wait is refused
   hook,    ///< a user hook (on_drop, on_failure, …): may not wait either
-  reader,  ///< a stream's reader under one of its deliveries: may wait, and its publishes are taken during a drain
+  reader,  ///< a stream's reader under one of its deliveries, on a thread of its own: may wait
 };
 
 /// Lives on the stack of whoever calls user code.
 struct context {
   context_kind kind;
-  void* lane = nullptr;  ///< for `lane`: the bus's lane
+  void* lane = nullptr;         ///< for `lane`: the bus's lane
+  bool under_delivery = false;  ///< what it publishes is caused by a stream's delivery: taken during a drain
 };
 
 /// The context of the running code; null on a thread that may wait. Compiled: see this_thread_slot.

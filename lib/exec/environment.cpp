@@ -23,7 +23,7 @@ class real final : public execution_environment {
   }
 
   scheduler_ptr make_pool(std::string_view name, worker_pool_options options) override {
-    auto pool = exec::start_pool(name, std::move(options), real_clock(), timers_);
+    auto pool = exec::start_pool(name, std::move(options), real_clock(), timers_, parts_);
     lock_guard lock(m_);
     pools_.push_back(pool);
     return pool;
@@ -36,6 +36,7 @@ class real final : public execution_environment {
       pools.swap(pools_);
     }
     unsigned left = 0;
+    parts_->stop();
     for (const auto& pool : pools) left += pool->stop(deadline);
     timers_->stop();
     return left;
@@ -43,6 +44,7 @@ class real final : public execution_environment {
 
  private:
   std::shared_ptr<exec::timer_thread> timers_ = std::make_shared<exec::timer_thread>(real_clock());
+  const std::shared_ptr<environment_parts> parts_ = std::make_shared<environment_parts>(false);
   std::atomic<std::uint64_t> random_{static_cast<std::uint64_t>(real_clock().now().time_since_epoch().count())};
   mutex m_;  // protects pools_; taken with no other lock held
   std::vector<std::shared_ptr<worker_pool>> pools_ PENSTOCK_GUARDED_BY(m_);

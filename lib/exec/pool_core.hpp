@@ -59,6 +59,6 @@ class pool_core : public std::enable_shared_from_this<pool_core> {
 
 /// Starts a pool on a given clock and timer service. Throws what `worker_pool::start` throws.
 std::shared_ptr<worker_pool> start_pool(std::string_view name, worker_pool_options options, const clock& time,
-                                        std::shared_ptr<timer_service> timers);
+                                        std::shared_ptr<timer_service> timers, std::shared_ptr<environment_parts> parts);
 
 }  // namespace penstock::exec

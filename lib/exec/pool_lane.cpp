@@ -27,7 +27,7 @@ void pool_lane::run(unsigned budget) {
         if (queue_.rest()) return;
         continue;
       }
-      if (budget == 0) break;
+      if (budget == 0 || std::exchange(left_->after_turn, false)) break;
       --budget;
       lane_item* item = std::exchange(left_, left_->next_item);
       item->run_item(*item, lane_item::turn::run);

@@ -10,7 +10,7 @@ bool sleep_operation::begin(detail::task_root& root, std::coroutine_handle<> fra
   cancelled_ = !suspend(root, frame);
   if (cancelled_) return false;
   if (kind_ == until::next_turn) {
-    wake();
+    wake_after_turn();
     return true;
   }
   scheduler& pool = root.home().pool();

@@ -43,6 +43,11 @@ void throw_empty_task() {
                           "an empty task was awaited: it was moved from, or awaited before");
 }
 
+void throw_awaits_itself() {
+  throw std::system_error(make_error_code(errc::would_deadlock),
+                          "a task was awaited that is running already, and so waits for the one that awaits it");
+}
+
 // --- task_root ---------------------------------------------------------------------------------------------------------
 
 void task_root::pump() {
@@ -58,7 +63,18 @@ void task_root::cancel_now(std::shared_ptr<const cause> why) noexcept {
 
 void task_root::throw_cancelled() const { throw cancelled(cancellation_); }
 
+void task_root::destroy_inner_frames() noexcept {
+  waiting_ = nullptr;
+  next_ = nullptr;
+  while (innermost_ != nullptr && innermost_->caller() != nullptr) {
+    task_promise_base* const frame = innermost_;
+    innermost_ = frame->caller();
+    std::coroutine_handle<>::from_address(frame->disown()).destroy();
+  }
+}
+
 void task_root::reset() noexcept {
+  innermost_ = nullptr;
   next_ = nullptr;
   waiting_ = nullptr;
   ended_ = false;
@@ -79,6 +95,11 @@ bool task_waiter::suspend(task_root& root, std::coroutine_handle<> frame) noexce
 void task_waiter::unsuspend() noexcept { root_->waits_for(nullptr); }
 
 void task_waiter::wake() noexcept { root_->home().post(*this); }
+
+void task_waiter::wake_after_turn() noexcept {
+  after_turn = true;
+  wake();
+}
 
 void task_waiter::resume(lane_item& self, turn how) {
   auto& waiter = static_cast<task_waiter&>(self);

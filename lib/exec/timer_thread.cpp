@@ -124,11 +124,23 @@ void timer_thread::stop() noexcept {
   }
   changes_.fetch_add(1);
   sync::unpark_one(&changes_);
-  if (!thread.joinable()) return;
-  if (thread.get_id() == std::this_thread::get_id())
-    thread.detach();  // stopped from one of its own callbacks: it ends when that returns
-  else
-    thread.join();
+  if (thread.joinable()) {
+    if (thread.get_id() == std::this_thread::get_id())
+      thread.detach();  // stopped from one of its own callbacks: it ends when that returns
+    else
+      thread.join();
+  }
+  // Whoever still waits is told now: nobody would ever come to it.
+  for (;;) {
+    timer_node* left = nullptr;
+    {
+      lock_guard lock(m_);
+      if (heap_.empty()) return;
+      left = heap_.back();
+      remove_locked(*left);
+    }
+    left->fire(*left);
+  }
 }
 
 }  // namespace penstock::exec

@@ -22,8 +22,8 @@ class timer_thread final : public timer_service {
 
   errc arm(timer_node& node) noexcept override;
   bool disarm(timer_node& node) noexcept override;
-  /// Fires nothing any more and joins the thread, unless called on it.
-  void stop() noexcept;
+  /// Joins the thread, unless called on it; then fires what is left.
+  void stop() noexcept override;
 
  private:
   void run();

@@ -302,8 +302,9 @@ namespace {
 
 class threads_pool final : public worker_pool {
  public:
-  threads_pool(std::shared_ptr<pool_core> core, std::shared_ptr<timer_service> timers)
-      : core_(std::move(core)), timers_(std::move(timers)) {}
+  threads_pool(std::shared_ptr<pool_core> core, std::shared_ptr<timer_service> timers,
+               std::shared_ptr<environment_parts> parts)
+      : core_(std::move(core)), timers_(std::move(timers)), parts_(std::move(parts)) {}
   ~threads_pool() override { stop(no_deadline); }
 
   void schedule(runnable& item) noexcept override {
@@ -315,7 +316,12 @@ class threads_pool final : public worker_pool {
   const clock& time() const noexcept override { return core_->time; }
   timer_service& timers() noexcept override { return *timers_; }
   const std::string& name() const noexcept override { return core_->name; }
-  unsigned stop(steady_time deadline) noexcept override { return core_->stop(deadline); }
+  std::shared_ptr<environment_parts> parts() const noexcept override { return parts_; }
+  unsigned stop(steady_time deadline) noexcept override {
+    const unsigned left = core_->stop(deadline);
+    if (parts_ == nullptr) timers_->stop();  // its own: a runtime's pools share theirs
+    return left;
+  }
   std::size_t ready_approx() const noexcept override { return core_->list.size(); }
   unsigned parked_approx() const noexcept override { return core_->list.sleeping(); }
   unsigned threads() const noexcept override { return core_->options.threads; }
@@ -324,21 +330,22 @@ class threads_pool final : public worker_pool {
  private:
   std::shared_ptr<pool_core> core_;
   std::shared_ptr<timer_service> timers_;
+  std::shared_ptr<environment_parts> parts_;
 };
 
 }  // namespace
 
 std::shared_ptr<worker_pool> start_pool(std::string_view name, worker_pool_options options, const clock& time,
-                                        std::shared_ptr<timer_service> timers) {
+                                        std::shared_ptr<timer_service> timers, std::shared_ptr<environment_parts> parts) {
   auto core = std::make_shared<pool_core>(std::string(name), std::move(options), time);
   core->start_workers();
-  return std::make_shared<threads_pool>(std::move(core), std::move(timers));
+  return std::make_shared<threads_pool>(std::move(core), std::move(timers), std::move(parts));
 }
 
 }  // namespace exec
 
 std::shared_ptr<worker_pool> worker_pool::start(std::string_view name, worker_pool_options options) {
-  return exec::start_pool(name, std::move(options), real_clock(), std::make_shared<exec::timer_thread>(real_clock()));
+  return exec::start_pool(name, std::move(options), real_clock(), real_timers(), nullptr);
 }
 
 std::shared_ptr<worker_pool> worker_pool::start(std::string_view name) { return start(name, worker_pool_options()); }

@@ -10,6 +10,7 @@
 #include "sync/parker.hpp"
 
 #include <map>
+#include <new>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -92,12 +93,16 @@ struct runtime::state {
   std::optional<event_bus> bus;
   detail::bus_core* core = nullptr;
 
+  std::vector<ref_ptr<detail::subscription_core>> ending;  // of whoever has begun to shut down
+
   mutex m;  // protects what follows; taken with no other lock held
   bool begun PENSTOCK_GUARDED_BY(m) = false;
   shutdown_report report PENSTOCK_GUARDED_BY(m);
-  sync::atomic<std::uint32_t> done{0};  // 1: the report is final
+  sync::atomic<std::uint32_t> done{0};     // 1: the report is final
+  sync::atomic<std::uint32_t> changes{0};  // moves when a shutdown has ended, or has given up for want of memory
 
   shutdown_report shut_down(std::chrono::nanoseconds limit, std::string_view reason);
+  shutdown_report end_everything(steady_time began, std::chrono::nanoseconds limit, std::string_view reason);
   shutdown_report look(std::string_view reason, steady_time began);
 };
 
@@ -143,9 +148,18 @@ runtime::~runtime() {
     return;
   }
   bool done = s.done.load() != 0;
-  if (!done) {
-    const shutdown_report report = s.shut_down(s.default_limit, "runtime destroyed");
-    if (!report.clean()) s.lines->warning(to_string(report));
+  for (unsigned tries = 0; !done; ++tries) {
+    try {
+      const shutdown_report report = s.shut_down(s.default_limit, "runtime destroyed");
+      if (!report.clean()) s.lines->warning(to_string(report));
+      done = true;
+    } catch (const std::bad_alloc&) {
+      // Once more; then without a report, rather than ending the process.
+      if (tries < 2) continue;
+      s.core->close();
+      s.environment->stop_pools(deadline_after(s.environment->time().now(), at_once));
+      done = true;
+    }
   }
   if (!exec::may_wait_here()) {
     // Destroyed by one of its own handlers: no thread may wait here, so the workers end by themselves.
@@ -153,8 +167,8 @@ runtime::~runtime() {
     const auto core_cause = s.core->make_cause(cancel_kind::shutdown, "runtime", "destroyed by one of its own handlers");
     try {
       for (const auto& each : s.core->subscriptions()) {
-        each->request_stop(core_cause);
         each->stop();
+        each->request_stop(core_cause);
         each->try_reap();
       }
     } catch (...) {
@@ -190,33 +204,16 @@ shutdown_report runtime::state::look(std::string_view reason, steady_time began)
   return moment;
 }
 
-shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::string_view reason) {
+shutdown_report runtime::state::end_everything(steady_time began, std::chrono::nanoseconds limit, std::string_view reason) {
   const clock& time = environment->time();
-  const steady_time began = time.now();
-  if (core->forked()) {  // the locks may be held for ever by threads that did not come along
-    shutdown_report nothing;
-    nothing.reason = "forked: this process has none of the runtime's threads";
-    return nothing;
-  }
-  core->close_intake();
-  if (!exec::may_wait_here() && done.load() == 0) return look(reason, began);
-  {
-    lock_guard lock(m);
-    if (begun) {
-      lock.unlock();
-      while (done.load() == 0) sync::park(done, 0, no_deadline);
-      lock_guard again(m);
-      return report;
-    }
-    begun = true;
-  }
-
   // One budget: what the drain leaves of it, at least a tenth, is for calls that end when they are asked to.
   const steady_time deadline = deadline_after(began, limit);
   const steady_time drain_until =
       deadline == no_deadline ? no_deadline : deadline_after(began, (deadline - began) / 10 * 9);
   core->begin_drain(drain_until);
-  const std::vector<ref_ptr<detail::subscription_core>> all = core->subscriptions();
+  // Kept: a shutdown that gave up for want of memory has ended some of them already, and their accounts are due.
+  if (ending.empty()) ending = core->subscriptions();
+  const std::vector<ref_ptr<detail::subscription_core>>& all = ending;
   shutdown_report made;
   made.reason = reason;
   std::vector<std::uint64_t> running_before;  // what runs now and still runs at the end has run all the time between
@@ -235,8 +232,8 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
   }
   const auto why = core->make_cause(cancel_kind::shutdown, "runtime", "the drain ended at its deadline");
   for (const auto& each : all) {
-    if (!made.drained) each->request_stop(why);
     each->stop();
+    if (!made.drained) each->request_stop(why);
     each->try_reap();
   }
   for (const auto& each : all)
@@ -253,13 +250,51 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
   made.abandoned_workers = environment->stop_pools(deadline > soon ? deadline : soon);
   for (const auto& each : all) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
   made.elapsed = time.now() - began;
+  return made;
+}
+
+shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::string_view reason) {
+  const clock& time = environment->time();
+  const steady_time began = time.now();
+  if (core->forked()) {  // the locks may be held for ever by threads that did not come along
+    shutdown_report nothing;
+    nothing.reason = "forked: this process has none of the runtime's threads";
+    return nothing;
+  }
+  core->close_intake();
+  if (!exec::may_wait_here() && done.load() == 0) return look(reason, began);
+  for (;;) {
+    const std::uint32_t seen = changes.load();
+    {
+      lock_guard lock(m);
+      if (done.load() != 0) return report;
+      if (!std::exchange(begun, true)) break;  // by us, then
+    }
+    sync::park(changes, seen, no_deadline);
+  }
+
+  shutdown_report made;
+  try {
+    made = end_everything(began, limit, reason);
+  } catch (...) {  // no memory for the lists: what has been done stays done, and it can be asked again
+    {
+      lock_guard lock(m);
+      begun = false;
+    }
+    changes.fetch_add(1);
+    sync::unpark_all(&changes);
+    throw;
+  }
   {
     lock_guard lock(m);
-    report = made;
+    report = std::move(made);
+    ending.clear();
+    done.store(1);
   }
-  done.store(1);
-  sync::unpark_all(&done);
-  return made;
+  changes.fetch_add(1);
+  sync::unpark_all(&changes);
+  lock_guard lock(m);
+  return report;
 }
 
 }  // namespace penstock

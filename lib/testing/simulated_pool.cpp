@@ -36,6 +36,7 @@ void simulated_pool::schedule(runnable& item) noexcept { core_.schedule(*this, i
 errc simulated_pool::post(unique_function<void()> work) { return core_.post(*this, std::move(work)); }
 const clock& simulated_pool::time() const noexcept { return core_.time(); }
 timer_service& simulated_pool::timers() noexcept { return core_; }
+std::shared_ptr<environment_parts> simulated_pool::parts() const noexcept { return core_.parts(); }
 unsigned simulated_pool::stop(steady_time deadline) noexcept { return core_.stop_pool(*this, deadline); }
 std::size_t simulated_pool::ready_approx() const noexcept { return core_.ready_in(*this); }
 unsigned simulated_pool::threads() const noexcept { return options_.get().threads; }

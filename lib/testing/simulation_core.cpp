@@ -243,6 +243,7 @@ bool simulation_core::run_choice() {
     ++since_progress_;
     spin_limit_ = atomic_steps_ + long_spin;
     run_entry(entry);
+    if (const char* wrong = parts_->complaint()) fail(wrong);
     return true;
   }
 }
@@ -692,8 +693,14 @@ unsigned simulation_core::stop_pool(simulated_pool& pool, steady_time deadline) 
 
 unsigned simulation_core::stop_pools(steady_time deadline) noexcept {
   unsigned left = 0;
+  parts_->stop();
   for (std::size_t at = 0; at < pools_.size(); ++at) left += stop_pool(*pools_[at], deadline);
   timers_stopped_ = true;
+  while (!heap_.empty()) {  // as the timer thread: who still waits is told now
+    timer_node& node = *heap_.front().node;
+    disarm(node);
+    node.fire(node);
+  }
   return left;
 }
 

@@ -48,6 +48,7 @@ class simulated_pool final : public worker_pool {
   const clock& time() const noexcept override;
   timer_service& timers() noexcept override;
   const std::string& name() const noexcept override { return name_; }
+  std::shared_ptr<environment_parts> parts() const noexcept override;
   unsigned stop(steady_time deadline) noexcept override;
   std::size_t ready_approx() const noexcept override;
   unsigned parked_approx() const noexcept override { return threads() - busy; }
@@ -126,6 +127,7 @@ class simulation_core final : public agent,
   // execution_environment
   const clock& time() const noexcept override { return clock_; }
   std::uint64_t random() noexcept override { return jitter_.next(); }
+  const std::shared_ptr<environment_parts>& parts() const noexcept { return parts_; }
   scheduler_ptr make_pool(std::string_view name, worker_pool_options options) override;
   unsigned stop_pools(steady_time deadline) noexcept override;
 
@@ -258,6 +260,7 @@ class simulation_core final : public agent,
   random_source choices_;
   random_source scenario_choices_;
   random_source jitter_;
+  const std::shared_ptr<environment_parts> parts_ = std::make_shared<environment_parts>(true);
 
   std::vector<entity_info> entities_;
   std::uint32_t lanes_ = 0;

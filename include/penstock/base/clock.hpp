@@ -19,7 +19,7 @@ class PENSTOCK_API clock {
  public:
   virtual ~clock();
   virtual steady_time now() const noexcept = 0;
-  /// The same to within 4 ms, for less.
+  /// The same to within a tick of the system (4 ms on Debian), for less.
   virtual steady_time coarse_now() const noexcept { return now(); }
 };
 

@@ -210,6 +210,7 @@ class PENSTOCK_API event_bus {
   detail::topic_handle open_topic(const detail::event_type& type, const topic_options* options) const;
   detail::topic_handle find_topic(const detail::event_type& type) const;
   steady_time deadline_in(std::chrono::nanoseconds wait) const noexcept;
+  scheduler_ptr default_pool() const noexcept;
 
   detail::bus_core* core_;
 };

@@ -66,7 +66,8 @@ struct bus_snapshot {
   std::vector<wait_edge> waits;
 };
 
-/// Throws std::bad_alloc. Names that are no UTF-8 are shown with replacement characters.
+/// Names that are no UTF-8 are shown with replacement characters. Throws std::bad_alloc; but the JSON library behind it cannot
+/// clean up without memory, and may end the process then: where memory may run out, look at the value instead.
 PENSTOCK_API std::string to_json(const bus_snapshot& seen);
 PENSTOCK_API const char* to_string(overflow policy) noexcept;
 

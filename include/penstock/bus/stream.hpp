@@ -139,6 +139,7 @@ class PENSTOCK_API stream_handle {
   penstock::ledger ledger() const;
   std::string name() const;
   steady_time deadline_after(std::chrono::nanoseconds wait) const noexcept;
+  scheduler_ptr pool() const noexcept;
   /// Runs `body` so that what it publishes is taken until a shutdown's drain ends.
   static void run_under(const delivery_base& held, void (*body)(void*), void* argument);
 
@@ -183,7 +184,8 @@ class [[nodiscard]] delivery {
   template <class F>
   void publish_under(F&& body) const {
     detail::stream_handle::run_under(
-        held_, [](void* argument) { (*static_cast<std::remove_reference_t<F>*>(argument))(); }, std::addressof(body));
+        held_, [](void* argument) { (*static_cast<std::remove_reference_t<F>*>(argument))(); },
+        const_cast<void*>(static_cast<const void*>(std::addressof(body))));
   }
 
  private:
@@ -218,7 +220,7 @@ class [[nodiscard]] stream {
   delivery<E> receive_for(std::chrono::duration<Rep, Period> limit) const {
     return wait(handle_.deadline_after(clamp_duration(limit)), nullptr);
   }
-  /// Never waits; empty while others wait before.
+  /// Never waits; empty while others wait before, and it may be while another thread takes an event at the same instant.
   delivery<E> try_receive() const {
     operation one(handle_.core());
     one.try_now();
@@ -235,7 +237,7 @@ class [[nodiscard]] stream {
   auto async_receive(Token&& token) const;
 
   /// Waits: never. `stop_now` discards what is queued, `drain` lets it be read; readers that wait are told `closed`, and
-  /// publishers too. Deliveries in readers' hands stay theirs.
+  /// publishers too. Deliveries in readers' hands stay theirs, and until they are decided the stream counts as running.
   void close(close_mode mode = close_mode::stop_now) noexcept { handle_.close(mode); }
 
   penstock::ledger ledger() const { return handle_.ledger(); }

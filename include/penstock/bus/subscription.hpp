@@ -140,6 +140,7 @@ class [[nodiscard]] PENSTOCK_API subscription {
  private:
   friend class subscription_access;
   close_status close_within(std::chrono::nanoseconds wait, close_mode mode) noexcept;
+  scheduler_ptr pool() const noexcept;
   detail::subscription_core* core_ = nullptr;
 };
 

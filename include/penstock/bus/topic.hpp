@@ -20,7 +20,7 @@ namespace penstock {
 /// What a topic keeps with each event, for `call::published` and `call::dropped_before`.
 enum class metadata : unsigned char {
   off,      ///< nothing: no byte and no time is spent
-  coarse,   ///< the time to within 4 ms
+  coarse,   ///< the time of the system's coarse clock: one tick old at most, 4 ms on Debian, unless the machine is held up
   precise,  ///< the time, for a clock read per publish
 };
 
@@ -32,7 +32,7 @@ class PENSTOCK_API topic_options {
   topic_options& operator=(topic_options&&) noexcept;
   ~topic_options();
   /// Another topic than the type's own: 1 to 64 letters, digits, `_`, `.`, `-`.
-  topic_options& name(std::string_view text) & { return name_ = text, *this; }
+  topic_options& name(std::string_view text) & { return name_ = text, name_set_ = true, *this; }
   topic_options&& name(std::string_view text) && { return std::move(name(text)); }
   /// Default: what the topic has, `off` when it is new.
   topic_options& metadata(penstock::metadata kept) & { return metadata_ = kept, metadata_set_ = true, *this; }
@@ -41,6 +41,7 @@ class PENSTOCK_API topic_options {
  private:
   friend class topic_options_access;
   std::string name_;
+  bool name_set_ = false;
   penstock::metadata metadata_ = penstock::metadata::off;
   bool metadata_set_ = false;
 };

@@ -6,9 +6,11 @@
 #include <penstock/base/errc.hpp>
 #include <penstock/base/export.hpp>
 #include <penstock/bus/publish_result.hpp>
+#include <penstock/exec/scheduler.hpp>
 
 #include <chrono>
 #include <cstddef>
+#include <memory>
 #include <stop_token>
 #include <string>
 #include <utility>
@@ -56,6 +58,8 @@ class PENSTOCK_API topic_handle {
   std::string name() const;
   explicit operator bool() const noexcept { return topic_ != nullptr; }
   topic* get() const noexcept { return topic_; }
+  /// Where a completion without an executor of its own goes; null without a topic.
+  std::shared_ptr<scheduler> pool() const noexcept;
 
  private:
   topic* topic_ = nullptr;

@@ -17,6 +17,7 @@ struct lane_item {
   };
   void (*run_item)(lane_item& self, turn how) = nullptr;
   lane_item* next_item = nullptr;  ///< the queue's
+  bool after_turn = false;         ///< the lane gives up its worker before it runs this; cleared by the lane
 };
 
 /// A serial execution context: what is put on it runs one after the other, never two at a time, each seeing the effects of

@@ -67,7 +67,7 @@ class [[nodiscard]] operation_awaiter final : public task_waiter, public task_aw
     operation_.decided = [](operation& self) noexcept { static_cast<bound&>(self).owner->wake(); };
     if (!operation_.start()) return true;
     if (!awaiting.may_go_on()) {
-      wake();  // decided, and others get a turn first
+      wake_after_turn();  // decided, and others go first
       return true;
     }
     unsuspend();

@@ -119,11 +119,11 @@ class started final : public started_task {
 
  private:
   std::coroutine_handle<> outermost() noexcept override {
-    work_.frame().promise().begin(*this, nullptr);
-    return work_.frame();
+    return work_.begin_on(*this);
   }
   void deliver(task_end how) noexcept override {
     outcome<T> came = how == task_end::ran ? result() : outcome<T>(why_unfinished(how, *this));
+    destroy_inner_frames();
     work_ = task<T>();
     done_(std::move(came));
   }
@@ -168,7 +168,8 @@ class PENSTOCK_API end_signal {
 }  // namespace detail
 
 /// Runs a task on `pool` and waits for its end; gives its value or throws what it threw.
-/// Waits: the calling thread. Throws std::system_error with `would_deadlock` in a handler, a hook, a task or posted work.
+/// Waits: the calling thread. Throws std::system_error with `would_deadlock` in a handler, a hook, a task, or posted work
+/// (but for a pool that may wait).
 /// Cancel: `stop` asks the task to stop; it is waited for all the same.
 template <class T>
 T block_on(const scheduler_ptr& pool, task<T> work, std::stop_token stop = {}) {
@@ -180,9 +181,9 @@ T block_on(const scheduler_ptr& pool, task<T> work, std::stop_token stop = {}) {
     ended.set();
   };
   auto* running = new detail::started<T, decltype(done)>(pool, std::move(work), std::move(done));
-  running->start();
   {
-    std::stop_callback forward(stop, detail::stop_forwarder{running});
+    std::stop_callback forward(stop, detail::stop_forwarder{running});  // first: it may have been asked already
+    running->start();
     ended.wait();
   }
   running->release();

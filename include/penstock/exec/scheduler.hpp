@@ -38,7 +38,8 @@ class PENSTOCK_API runnable {
 class timer_node {
  public:
   steady_time due{};
-  void (*fire)(timer_node&) noexcept = nullptr;  ///< on the timer thread; must be short, must not wait
+  /// On the timer thread, or early, on whoever stops the timers; must be short, must not wait.
+  void (*fire)(timer_node&) noexcept = nullptr;
   std::size_t heap_index = not_armed;
   static constexpr std::size_t not_armed = static_cast<std::size_t>(-1);
 };
@@ -51,6 +52,34 @@ class PENSTOCK_API timer_service {
   virtual errc arm(timer_node& node) noexcept = 0;
   /// True: it was armed and will not fire. False: it has fired, is firing now, or was not armed.
   virtual bool disarm(timer_node& node) noexcept = 0;
+  /// Arms nothing any more; what is armed fires now, before its time. Default: does nothing.
+  virtual void stop() noexcept;
+};
+
+/// Something that lives as long as an environment and may have threads of its own: what a header-only part keeps.
+class PENSTOCK_API environment_part {
+ public:
+  virtual ~environment_part();
+  /// The runtime ends: join threads, start nothing more.
+  virtual void stop() noexcept;
+  /// In a simulation, after each step: what is wrong, with the cure; null: nothing.
+  virtual const char* complaint() noexcept;
+};
+
+/// The parts of one environment. Threads: thread-safe.
+class PENSTOCK_API environment_parts {
+ public:
+  explicit environment_parts(bool simulated);
+  ~environment_parts();
+  bool simulated() const noexcept;
+  /// The part of that name; the first caller makes it. Throws what `make` throws, and std::system_error (`closed`) after the end.
+  std::shared_ptr<environment_part> find(const char* name, std::shared_ptr<environment_part> (*make)(environment_parts&));
+  void stop() noexcept;
+  const char* complaint() noexcept;
+
+ private:
+  struct state;
+  const std::unique_ptr<state> state_;
 };
 
 /// Where lanes run. Three kinds exist: `worker_pool` (threads), a service's own executor (later), and
@@ -75,7 +104,12 @@ class PENSTOCK_API scheduler {
   virtual const clock& time() const noexcept = 0;
   virtual timer_service& timers() noexcept = 0;
   virtual const std::string& name() const noexcept = 0;
+  /// What its environment keeps; null: it has none.
+  virtual std::shared_ptr<environment_parts> parts() const noexcept { return nullptr; }
 };
+
+/// Timers on a thread of their own, in real time, for executors that penstock does not own. Throws std::bad_alloc.
+PENSTOCK_API std::shared_ptr<timer_service> real_timers();
 
 using scheduler_ptr = std::shared_ptr<scheduler>;
 

@@ -23,6 +23,7 @@ class task;
 namespace detail {
 
 class task_root;
+class task_promise_base;
 
 /// What one frame waits for, outside its task. At most one per root at any time: the innermost frame's.
 /// Threads: `suspend` and `cancel` on the lane; `wake` from anywhere, once for each `suspend` that returned true.
@@ -43,6 +44,8 @@ class PENSTOCK_API task_waiter : public lane_item {
   void unsuspend() noexcept;
   /// The frame goes on, on its lane.
   void wake() noexcept;
+  /// The same, after others on the lane's worker have had a turn.
+  void wake_after_turn() noexcept;
   task_root& root() const noexcept { return *root_; }
 
  private:
@@ -61,6 +64,11 @@ class PENSTOCK_API task_root {
   task_root& operator=(const task_root&) = delete;
 
   lane_base& home() const noexcept { return *lane_; }
+
+  /// The innermost frame that has begun and not ended; the awaits above it lead to the outermost.
+  void innermost(task_promise_base* frame) noexcept { innermost_ = frame; }
+  /// Destroys every frame but the outermost, from the innermost on: the stack stays flat however deep they are.
+  void destroy_inner_frames() noexcept;
 
   /// What the pump resumes next.
   void next(std::coroutine_handle<> frame) noexcept { next_ = frame; }
@@ -97,6 +105,7 @@ class PENSTOCK_API task_root {
   std::coroutine_handle<> next_;
   static constexpr unsigned turn = 64;
   task_waiter* waiting_ = nullptr;
+  task_promise_base* innermost_ = nullptr;
   unsigned turn_left_ = turn;
   bool ended_ = false;
   std::shared_ptr<const cause> cancellation_;
@@ -106,6 +115,8 @@ class PENSTOCK_API task_root {
 PENSTOCK_API std::exception_ptr caught_in_frame();
 /// Throws std::system_error: an empty task was awaited or started.
 [[noreturn]] PENSTOCK_API void throw_empty_task();
+/// Throws std::system_error with `would_deadlock`: a task was awaited that waits for the awaiting one.
+[[noreturn]] PENSTOCK_API void throw_awaits_itself();
 
 /// For the `task_awaitable` operations of penstock: which awaits a task takes as they are.
 struct task_awaitable {};
@@ -148,17 +159,26 @@ class task_promise_base {
   final_awaiter final_suspend() const noexcept { return {}; }
   void unhandled_exception() { error_ = caught_in_frame(); }
 
-  void begin(task_root& root, std::coroutine_handle<> caller) noexcept {
+  /// On `root`, called by `caller` through the await that owns this frame in `owner`; for the outermost one both are null.
+  void begin(task_root& root, task_promise_base* caller, std::coroutine_handle<> go_on, void** owner) noexcept {
     root_ = &root;
     caller_ = caller;
+    go_on_ = go_on;
+    owner_ = owner;
+    root.innermost(this);
   }
+  bool begun() const noexcept { return root_ != nullptr; }
   task_root& root() const noexcept { return *root_; }
   void ended() noexcept {
-    if (caller_)
-      root_->next(caller_);
+    root_->innermost(caller_);
+    if (go_on_)
+      root_->next(go_on_);
     else
       root_->outermost_ended();
   }
+  task_promise_base* caller() const noexcept { return caller_; }
+  /// Takes this frame from the await that owns it.
+  void* disown() noexcept { return std::exchange(*owner_, nullptr); }
   const std::exception_ptr& error() const noexcept { return error_; }
 
   template <class Awaited>
@@ -184,7 +204,9 @@ class task_promise_base {
 
  private:
   task_root* root_ = nullptr;
-  std::coroutine_handle<> caller_;
+  task_promise_base* caller_ = nullptr;
+  std::coroutine_handle<> go_on_;
+  void** owner_ = nullptr;
   std::exception_ptr error_;
 };
 
@@ -228,11 +250,15 @@ class task_promise<void> final : public task_promise_base {
   void take() const { rethrow_if_failed(); }
 };
 
+/// Owns the frame it awaits, and destroys it at the end of the expression.
 template <class T>
 class task_awaiter {
  public:
-  explicit task_awaiter(std::coroutine_handle<task_promise<T>> callee) : callee_(callee) {
-    if (!callee_) throw_empty_task();
+  explicit task_awaiter(std::coroutine_handle<task_promise<T>> callee) noexcept : frame_(callee.address()) {}
+  task_awaiter(const task_awaiter&) = delete;
+  task_awaiter& operator=(const task_awaiter&) = delete;
+  ~task_awaiter() {
+    if (frame_ != nullptr) callee().destroy();
   }
   bool await_ready() const noexcept { return false; }
   template <class Promise>
@@ -240,17 +266,20 @@ class task_awaiter {
     root_ = &caller.promise().root();
     refused_ = root_->is_cancelled();
     if (refused_) return false;
-    callee_.promise().begin(*root_, caller);
-    root_->next(callee_);
+    callee().promise().begin(*root_, &caller.promise(), caller, &frame_);
+    root_->next(callee());
     return true;
   }
   T await_resume() const {
     if (refused_) root_->throw_cancelled();
-    return callee_.promise().take();
+    return callee().promise().take();
   }
 
  private:
-  std::coroutine_handle<task_promise<T>> callee_;
+  std::coroutine_handle<task_promise<T>> callee() const noexcept {
+    return std::coroutine_handle<task_promise<T>>::from_address(frame_);
+  }
+  void* frame_;
   task_root* root_ = nullptr;
   bool refused_ = false;
 };
@@ -293,7 +322,16 @@ class [[nodiscard]] task {
   explicit operator bool() const noexcept { return static_cast<bool>(frame_); }
 
   /// For the library's own use.
-  detail::task_awaiter<T> awaiter() && { return detail::task_awaiter<T>(frame_); }
+  detail::task_awaiter<T> awaiter() && {
+    if (!frame_) detail::throw_empty_task();
+    if (frame_.promise().begun()) detail::throw_awaits_itself();
+    return detail::task_awaiter<T>(std::exchange(frame_, nullptr));
+  }
+  /// Makes it the outermost frame of `root`.
+  std::coroutine_handle<> begin_on(detail::task_root& root) const noexcept {
+    frame_.promise().begin(root, nullptr, nullptr, nullptr);
+    return frame_;
+  }
   std::coroutine_handle<promise_type> frame() const noexcept { return frame_; }
   explicit task(std::coroutine_handle<promise_type> frame) noexcept : frame_(frame) {}
 

@@ -1,0 +1,3 @@
+// refused: include <penstock/exec/asio.hpp>
+#include <penstock/penstock.hpp>
+penstock::task<void> form() { co_await std::suspend_always{}; }

@@ -1,0 +1,7 @@
+// refused: a task is awaited once: co_await std::move(it)
+#include <penstock/penstock.hpp>
+penstock::task<int> one() { co_return 1; }
+penstock::task<int> form() {
+  auto named = one();
+  co_return co_await named;
+}

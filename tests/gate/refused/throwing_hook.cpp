@@ -1,0 +1,4 @@
+// refused: on_drop takes a noexcept callable as (const E&, penstock::drop_reason)
+#include <penstock/penstock.hpp>
+struct order { int id; };
+void form() { penstock::subscribe_options().on_drop<order>([](const order&, penstock::drop_reason) {}); }

@@ -1,0 +1,8 @@
+// refused: g++ 12 destroys an aggregate temporary inside co_await twice: name the event
+#include <penstock/asio.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <string>
+struct order { std::string text; };
+boost::asio::awaitable<void> form(penstock::event_bus bus) {
+  co_await bus.async_publish(order{"temporary"}, boost::asio::use_awaitable);
+}
