@@ -60,6 +60,7 @@ struct system_entry {
   system_kind kind = system_kind::reference;
   std::string note;   ///< one sentence for the reader of the figures
   unsigned span = 1;  ///< events per publish call
+  bool feature = false;  ///< penstock with something optional on: measured in workload K only
   stream_outcome (*stream)(const shape& run) = nullptr;
   allocation_outcome (*allocations)(const shape& run, payload what) = nullptr;   ///< null: not measured
   idle_outcome (*idle)(unsigned subscriptions, std::size_t capacity) = nullptr;  ///< null: not measured

@@ -5,6 +5,8 @@
 #include "allocation_counter.hpp"
 
 #include <cstdint>
+#include <string>
+#include <tuple>
 #include <utility>
 
 namespace bench {
@@ -38,13 +40,16 @@ measurement throughput(const system_entry& system, const shape& run) {
   return done;
 }
 
+bool is_plain(const system_entry& system) { return !system.feature; }
+bool is_penstock(const system_entry& system) { return system.feature || (system.name == "penstock" && system.mode == "park"); }
+
 workload stream_workload(const char* id, const char* what, const char* unit, const shape& run) {
   workload made;
   made.id = id;
   made.group = id;
   made.what = what;
   made.unit = unit;
-  made.applies = [](const system_entry&) { return true; };
+  made.applies = is_plain;
   made.run = [run](const system_entry& system) { return throughput(system, run); };
   made.warm_up = [run](const system_entry& system) {
     shape shorter = run;
@@ -117,13 +122,22 @@ std::vector<workload> workloads(effort how_much) {
   all.push_back(stream_workload("D", "4 producers -> 8 subscribers on 2 workers", "M deliveries/s",
                                 shaped(4, 8, 150'000 / part)));
 
+  for (const auto& [id, what, run] : {std::tuple{"K.A", "1 producer -> 1 subscriber, one feature on", shaped(1, 1, 2'000'000 / part)},
+                                      std::tuple{"K.B", "1 producer -> 8 subscribers on 2 workers, one feature on",
+                                                 shaped(1, 8, 300'000 / part)}}) {
+    workload features = stream_workload(id, what, run.subscribers == 1 ? "M events/s" : "M deliveries/s", run);
+    features.group = "K";
+    features.applies = is_penstock;
+    all.push_back(std::move(features));
+  }
+
   workload fan_out;
   fan_out.id = "fanout";
   fan_out.group = "fanout";
   fan_out.what = "the publisher's cost per event with 8 subscriptions / with 1";
   fan_out.unit = "ratio";
   fan_out.direction = better::lower;
-  fan_out.applies = [](const system_entry&) { return true; };
+  fan_out.applies = is_plain;
   fan_out.run = [events = 600'000 / part](const system_entry& system) { return fan_out_cost(system, events); };
   fan_out.warm_up = [events = 600'000 / part](const system_entry& system) {
     return fan_out_cost(system, events / 20 + 1);

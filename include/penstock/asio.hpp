@@ -1,5 +1,5 @@
 // Every room's asio.hpp: penstock in an Asio program.
-// Floor 7: the umbrella with Asio.
+// Floor 8: the umbrella with Asio.
 #pragma once
 
 #include <penstock/bus/asio.hpp>

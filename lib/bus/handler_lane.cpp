@@ -42,7 +42,10 @@ long_call::long_call(lane& owner) noexcept
 // --- the lane as others see it -----------------------------------------------------------------------------------------
 
 void lane::post(lane_item& item) noexcept {
-  if (queue_.put(item)) core->schedule(*this);
+  if (!queue_.put(item)) return;
+  // The lane may run, and the call that holds the core end, before this returns.
+  const auto keep_core = ref_ptr<subscription_core>::share(core);
+  core->schedule(*this);
 }
 scheduler& lane::pool() const noexcept { return *core->pool; }
 void lane::keep() noexcept { core->retain(); }

@@ -12,7 +12,8 @@ namespace penstock::exec {
 void pool_lane::post(lane_item& item) noexcept {
   if (!queue_.put(item)) return;
   retain();
-  pool_->schedule(*this);
+  const scheduler_ptr pool = pool_;  // the lane may run, and end, before this returns
+  pool->schedule(*this);
 }
 
 PENSTOCK_CATCHES_FORCED_UNWIND

@@ -26,22 +26,24 @@ service_thread::service_thread(const char* name, unique_function<void()> body) :
 
 service_thread::service_thread(service_thread&& other) noexcept = default;
 service_thread& service_thread::operator=(service_thread&& other) noexcept {
-  join();
+  static_cast<void>(join());
   state_ = std::move(other.state_);
   return *this;
 }
-service_thread::~service_thread() { join(); }
+service_thread::~service_thread() { static_cast<void>(join()); }
 
-void service_thread::join() noexcept {
-  if (!state_ || !state_->thread.joinable()) return;
+bool service_thread::join() noexcept {
+  if (!state_ || !state_->thread.joinable()) return true;
   if (state_->fork.forked()) {  // it did not come along, and the handle of one would end the process
     static_cast<void>(state_.release());
-    return;
+    return false;
   }
-  if (state_->thread.get_id() == std::this_thread::get_id())
+  if (state_->thread.get_id() == std::this_thread::get_id()) {
     state_->thread.detach();
-  else
-    state_->thread.join();
+    return false;
+  }
+  state_->thread.join();
+  return true;
 }
 
 }  // namespace penstock::detail

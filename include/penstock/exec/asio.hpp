@@ -54,30 +54,36 @@ inline boost::system::error_code to_asio(errc code) noexcept {
 
 namespace detail {
 
-/// The runtime's own io_context, run by the thread `penstock-io`, which starts with the first executor that asks. In a
-/// simulation there is no thread: a reactor or timer service in it is a mistake, told with the cure.
+/// The runtime's own io_context, run by the thread `penstock-io`, which starts with the first executor that asks, and gone
+/// when the runtime has ended: what is pending then is destroyed unrun, on the thread that ends it. In a simulation there is
+/// no thread: a reactor or timer service in it is a mistake, told with the cure.
 class io_part final : public environment_part {
  public:
-  explicit io_part(bool simulated) : simulated_(simulated), context_(1), work_(context_.get_executor()) {
-    if (!simulated_) thread_ = service_thread("penstock-io", [this] { context_.run(); });
+  explicit io_part(bool simulated)
+      : simulated_(simulated),
+        context_(std::make_unique<boost::asio::io_context>(1)),
+        work_(context_->get_executor()) {
+    if (!simulated_) thread_ = service_thread("penstock-io", [running = context_.get()] { running->run(); });
   }
   ~io_part() override { stop(); }
-  boost::asio::io_context& context() noexcept { return context_; }
+  boost::asio::io_context& context() noexcept { return *context_; }
 
   void stop() noexcept override {
+    if (!context_) return;
     work_.reset();
-    context_.stop();
-    thread_.join();
+    context_->stop();
+    if (!thread_.join()) static_cast<void>(context_.release());  // ended from within itself: it cannot go under its own feet
+    context_.reset();
   }
   const char* complaint() noexcept override {
-    if (!simulated_ || !boost::asio::has_service<boost::asio::detail::reactor>(context_)) return nullptr;
+    if (!simulated_ || !context_ || !boost::asio::has_service<boost::asio::detail::reactor>(*context_)) return nullptr;
     return "an Asio timer or socket was made on a simulated pool's executor: it would run in real time, on a hidden thread; "
            "use penstock::sleep_for, and keep sockets outside the simulation";
   }
 
  private:
   const bool simulated_;
-  boost::asio::io_context context_;
+  std::unique_ptr<boost::asio::io_context> context_;
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
   service_thread thread_;
 };
@@ -108,7 +114,7 @@ class executor_base {
 
 /// An Asio executor for one of a runtime's pools: what is posted runs on its workers, its context is the runtime's own
 /// io_context. Throws std::system_error for a pool that belongs to no runtime. What is posted after the pool has ended is
-/// destroyed unrun.
+/// destroyed unrun. As with every Asio context, sockets and timers made on it must be gone before the runtime is.
 class pool_executor : public detail::executor_base<pool_executor> {
  public:
   explicit pool_executor(scheduler_ptr pool)
@@ -192,6 +198,7 @@ class executor_scheduler final : public scheduler, public std::enable_shared_fro
 
   const boost::asio::any_io_executor& executor() const noexcept { return executor_; }
   void schedule(runnable& item) noexcept override {
+    const auto keep = shared_from_this();  // what was posted may run, and end the last who holds this, before we return
     if (!post_drain(item)) keep_for_later(item);
   }
   errc post(unique_function<void()> work) override {

@@ -18,7 +18,8 @@ class PENSTOCK_API service_thread {
   service_thread(service_thread&& other) noexcept;
   service_thread& operator=(service_thread&& other) noexcept;
   ~service_thread();
-  void join() noexcept;
+  /// False: called on itself, it was left to end by itself.
+  bool join() noexcept;
 
  private:
   struct state;

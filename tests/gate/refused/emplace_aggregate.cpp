@@ -1,4 +1,5 @@
 // refused: g++ 12 destroys an aggregate temporary inside co_await twice: name it first
+// Floor 9, room tests.
 #include <penstock/penstock.hpp>
 #include <string>
 struct line { std::string text; };

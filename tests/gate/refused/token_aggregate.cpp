@@ -1,4 +1,5 @@
 // refused: g++ 12 destroys an aggregate temporary inside co_await twice: name the event
+// Floor 9, room tests.
 #include <penstock/asio.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <string>
