@@ -52,11 +52,11 @@ void stop_request::ask(std::shared_ptr<const cause> why) noexcept {
 
 subscription_core::subscription_core(recipe&& made, const sync::channel::config& config, handler_object& handler,
                                      std::unique_ptr<call_extras>& extras)
-    : channel(config),
-      name(std::move(made.name)),
+    : name(std::move(made.name)),
       file(made.file),
       line(made.line),
       max_parked(static_cast<std::uint32_t>(made.max_parked)),
+      channel(config),
       id(made.id),
       pool(std::move(made.pool)),
       bus_(std::move(made.bus)),

@@ -125,11 +125,12 @@ class subscription_core final : public ref_counted<subscription_core> {
   /// A stream in a drain may have become empty.
   void close_gate_if_drained() noexcept;
 
-  sync::channel channel;
+  // Before the channel, which begins a cache line of its own: here they fill the one before it.
   const std::string name;
   const char* const file;  ///< where subscribe was called; the bus keeps the text
   const unsigned line;
   const std::uint32_t max_parked;
+  sync::channel channel;
   const std::uint64_t id;
   const scheduler_ptr pool;
   bus_core& bus() const noexcept { return *bus_; }
