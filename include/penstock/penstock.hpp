@@ -7,5 +7,6 @@
 #include <penstock/exec/run.hpp>
 #include <penstock/exec/sleep.hpp>
 #include <penstock/exec/task.hpp>
+#include <penstock/exec/timer.hpp>
 #include <penstock/exec/worker_pool.hpp>
 #include <penstock/runtime/runtime.hpp>

@@ -16,4 +16,6 @@
 #define PENSTOCK_RELEASE(...) PENSTOCK_THREAD_ATTRIBUTE(release_capability(__VA_ARGS__))
 /// For functions that give a lock they were called with up for a while, which the analysis cannot follow.
 #define PENSTOCK_UNLOCKS_MEANWHILE PENSTOCK_THREAD_ATTRIBUTE(no_thread_safety_analysis)
+/// For functions that must not lock: after `fork` the lock may be held for ever.
+#define PENSTOCK_WITHOUT_LOCK PENSTOCK_THREAD_ATTRIBUTE(no_thread_safety_analysis)
 #define PENSTOCK_EXCLUDES(...) PENSTOCK_THREAD_ATTRIBUTE(locks_excluded(__VA_ARGS__))

@@ -341,6 +341,7 @@ void bus_core::forget(subscription_core& ended) noexcept {
     const auto place = std::find(subscriptions_.begin(), subscriptions_.end(), &ended);
     found = place != subscriptions_.end();
     if (found) subscriptions_.erase(place);
+    looks_.erase(ended.id);
   }
   drop_topic(ended.topic());
   if (found) ended.release();  // the caller has a reference of its own

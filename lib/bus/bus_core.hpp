@@ -19,6 +19,7 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace penstock::detail {
@@ -105,7 +106,7 @@ class bus_core final : public ref_counted<bus_core> {
   std::atomic<std::uint32_t> idle_watchers_count_{0};
 
   struct joining;
-  void look_again(const subscription_core& core, subscription_snapshot& seen);
+  void look_again(subscription_core& core, subscription_snapshot& seen);
   void check_joining(const std::string& shown, std::string_view name) const;
   ref_ptr<subscription_core> join(joining& made);
   void tell_if_idle() noexcept;
@@ -116,8 +117,15 @@ class bus_core final : public ref_counted<bus_core> {
   mutex m_;  // protects what follows; a topic's mutex may be taken while it is held, no other
   std::unordered_multimap<std::string, topic*> topics_ PENSTOCK_GUARDED_BY(m_);
   std::vector<subscription_core*> subscriptions_ PENSTOCK_GUARDED_BY(m_);
-  /// By subscription and event: since when snapshots have seen it running.
-  std::map<std::uint64_t, std::map<std::uint64_t, steady_time>> seen_running_ PENSTOCK_GUARDED_BY(m_);
+  /// What snapshots have seen of one subscription, so that the next one knows since when at least.
+  struct earlier_looks {
+    std::map<std::uint64_t, steady_time> running;                  // by seat number
+    std::vector<std::pair<std::uint64_t, steady_time>> last_seat;  // how many seats had been taken, and when; both grow
+  };
+  static void look_at_running(earlier_looks& before, subscription_snapshot& seen, steady_time now);
+  static void look_at_queue(earlier_looks& before, subscription_snapshot& seen, const sync::channel_counts& counts,
+                            steady_time now);
+  std::map<std::uint64_t, earlier_looks> looks_ PENSTOCK_GUARDED_BY(m_);  // by subscription
   std::set<std::string> files_ PENSTOCK_GUARDED_BY(m_);  // names of source files, of code that may be unloaded
   std::uint64_t next_id_ PENSTOCK_GUARDED_BY(m_) = 1;
 };

@@ -7,8 +7,8 @@
 
 namespace penstock::detail {
 
-// Two rounds in which everybody was at rest and nobody had been offered anything in between: then there was an instant at
-// which all were at rest.
+// Two rounds in which everybody was at rest and nobody had been offered anything in between: then there was an instant
+// at which all were at rest.
 bool bus_core::wait_idle(steady_time deadline) {
   if (forked()) return false;
   const bool may_wait = exec::may_wait_here();
@@ -78,7 +78,8 @@ void bus_core::tell_if_idle() noexcept {
   }
 }
 
-// --- the operation -----------------------------------------------------------------------------------------------------
+// --- the operation
+// -----------------------------------------------------------------------------------------------------
 
 idle_operation::idle_operation(bus_core* core, std::chrono::nanoseconds limit) noexcept : core_(core), limit_(limit) {
   core_->retain();
@@ -99,7 +100,13 @@ bool idle_operation::start() noexcept {
     timer_.node.due = deadline_after(core_->time().now(), limit_);
     timer_.node.fire = &deadline_passed;
     holds_.add();
-    if (core_->timers().arm(timer_.node) != errc::none) static_cast<void>(holds_.drop());
+    const errc refused = core_->timers().arm(timer_.node);
+    if (refused != errc::none) static_cast<void>(holds_.drop());
+    // After the runtime's end nothing would tell that the time has passed: it gives up now.
+    if (refused == errc::closed && holds_.claim()) {
+      idle_ = core_->idle_now();
+      if (core_->unwatch_idle(*this)) static_cast<void>(holds_.drop());
+    }
     if (holds_.claimed()) drop_timer();
   }
   core_->look_whether_idle();  // it may have become so before the watch stood
@@ -127,7 +134,7 @@ void idle_operation::deadline_passed(timer_node& fired) noexcept {
 }
 
 void idle_operation::cancel(cancel_force) noexcept {
-  if (!holds_.claim()) return;
+  if (core_->forked() || !holds_.claim()) return;
   cancelled_ = true;
   holds_.add();
   drop_timer();

@@ -88,7 +88,7 @@ class thread_wait {
   static constexpr std::uint32_t open_lines = poked - 1;
   /// A lane may put off telling who has been admitted (one wake-up for many); after this time the thread looks by itself,
   /// once, and is told at once from then on.
-  static constexpr std::chrono::milliseconds first_look{8};
+  static constexpr std::chrono::milliseconds first_look{4};
 
   void one_less() noexcept {
     const void* address = &word_;

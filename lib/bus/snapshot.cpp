@@ -10,11 +10,16 @@ namespace penstock {
 
 const char* to_string(overflow policy) noexcept {
   switch (policy) {
-    case overflow::block: return "block";
-    case overflow::fail: return "fail";
-    case overflow::drop_newest: return "drop_newest";
-    case overflow::drop_oldest: return "drop_oldest";
-    case overflow::latest: return "latest";
+    case overflow::block:
+      return "block";
+    case overflow::fail:
+      return "fail";
+    case overflow::drop_newest:
+      return "drop_newest";
+    case overflow::drop_oldest:
+      return "drop_oldest";
+    case overflow::latest:
+      return "latest";
   }
   return "unknown";
 }
@@ -31,9 +36,15 @@ subscription_snapshot subscription_core::snapshot() {
   seen.line = line;
   seen.state = state();
   switch (channel.policy()) {
-    case sync::full_policy::block: seen.overflow = overflow::block; break;
-    case sync::full_policy::fail: seen.overflow = overflow::fail; break;
-    case sync::full_policy::drop_newest: seen.overflow = overflow::drop_newest; break;
+    case sync::full_policy::block:
+      seen.overflow = overflow::block;
+      break;
+    case sync::full_policy::fail:
+      seen.overflow = overflow::fail;
+      break;
+    case sync::full_policy::drop_newest:
+      seen.overflow = overflow::drop_newest;
+      break;
     case sync::full_policy::drop_oldest:
       seen.overflow = channel.capacity() == 1 ? overflow::latest : overflow::drop_oldest;
       break;
@@ -84,21 +95,39 @@ bus_snapshot bus_core::snapshot() {
   return seen;
 }
 
-void bus_core::look_again(const subscription_core& core, subscription_snapshot& seen) {
+void bus_core::look_again(subscription_core& core, subscription_snapshot& seen) {
+  const sync::channel_counts counts = core.channel.counts();
   const steady_time now = time().now();
   lock_guard lock(m_);
-  std::map<std::uint64_t, steady_time>& before = seen_running_[core.id];
+  earlier_looks& before = looks_[core.id];
+  look_at_running(before, seen, now);
+  look_at_queue(before, seen, counts, now);
+  if (before.running.empty() && before.last_seat.empty()) looks_.erase(core.id);
+}
+
+void bus_core::look_at_running(earlier_looks& before, subscription_snapshot& seen, steady_time now) {
   std::map<std::uint64_t, steady_time> still;
   for (running_call& call : seen.running) {
-    const auto found = before.find(call.sequence);
-    const steady_time since = found != before.end() ? found->second : now;
+    const auto found = before.running.find(call.sequence);
+    const steady_time since = found != before.running.end() ? found->second : now;
     still.emplace(call.sequence, since);
     if (now - since > call.at_least) call.at_least = now - since;
   }
-  if (still.empty())
-    seen_running_.erase(core.id);
-  else
-    before = std::move(still);
+  before.running = std::move(still);
+}
+
+// The oldest event in line has the seat after those that have begun: it stood there at the first look that saw so many
+// seats taken.
+void bus_core::look_at_queue(earlier_looks& before, subscription_snapshot& seen, const sync::channel_counts& counts,
+                             steady_time now) {
+  constexpr std::size_t most = 64;  // dropping a look makes a later answer smaller, never wrong
+  auto& looks = before.last_seat;
+  std::erase_if(looks, [&](const auto& each) { return counts.discarded > 0 || each.first <= counts.begun; });
+  if (counts.discarded == 0 && counts.tail > counts.begun && (looks.empty() || looks.back().first < counts.tail)) {
+    if (looks.size() == most) looks.pop_back();
+    looks.emplace_back(counts.tail, now);
+  }
+  if (!looks.empty()) seen.oldest_at_least = now - looks.front().second;
 }
 
 }  // namespace detail

@@ -67,6 +67,7 @@ json to_value(const subscription_snapshot& s) {
   for (const running_call& call : s.running) running.push_back(to_value(call));
   value["running"] = std::move(running);
   value["readers"] = s.readers;
+  value["oldest_at_least_ms"] = std::chrono::duration<double, std::milli>(s.oldest_at_least).count();
   return value;
 }
 

@@ -343,7 +343,16 @@ void delivery_base::handed_over() noexcept {
   uncaught_ = std::uncaught_exceptions();
 }
 
+// In a child there is nobody to tell, and the locks may be held for ever: the event is the parent's to account for.
+bool delivery_base::ends_in_child() noexcept {
+  if (!core_->bus().forked()) return false;
+  if (void* block = std::exchange(block_, nullptr)) release_block(block);
+  std::exchange(core_, nullptr)->release();
+  return true;
+}
+
 void delivery_base::settle_by_death() noexcept {
+  if (ends_in_child()) return;
   stream_core& from = *core_->stream();
   if (fresh_)
     static_cast<void>(from.put_back(*this, false));
@@ -354,13 +363,14 @@ void delivery_base::settle_by_death() noexcept {
 }
 
 void delivery_base::done() noexcept {
-  if (core_ != nullptr) core_->stream()->settle(*this, stream_core::settled::handled);
+  if (core_ != nullptr && !ends_in_child()) core_->stream()->settle(*this, stream_core::settled::handled);
 }
 void delivery_base::fail(std::string_view reason) noexcept {
-  if (core_ != nullptr) core_->stream()->fail(*this, reason);
+  if (core_ != nullptr && !ends_in_child()) core_->stream()->fail(*this, reason);
 }
 errc delivery_base::requeue() noexcept {
-  return core_ != nullptr ? core_->stream()->put_back(*this, true) : errc::closed;
+  if (core_ == nullptr) return errc::closed;
+  return ends_in_child() ? errc::forked : core_->stream()->put_back(*this, true);
 }
 
 // --- one receive -------------------------------------------------------------------------------------------------------

@@ -100,7 +100,13 @@ bool close_operation::start() noexcept {
     timer_.node.due = deadline_after(bus.time().now(), limit_);
     timer_.node.fire = &deadline_passed;
     holds_.add();
-    if (core_->pool->timers().arm(timer_.node) != errc::none) static_cast<void>(holds_.drop());
+    const errc refused = core_->pool->timers().arm(timer_.node);
+    if (refused != errc::none) static_cast<void>(holds_.drop());
+    // After the runtime's end nothing would tell that the time has passed: it has.
+    if (refused == errc::closed && holds_.claim()) {
+      give_up_waiting();
+      if (core_->unwatch_end(*this)) static_cast<void>(holds_.drop());
+    }
     if (holds_.claimed()) drop_timer();  // decided before it was armed
   }
   if (!holds_.drop()) return false;
@@ -137,17 +143,20 @@ void close_operation::has_ended() noexcept {
 void close_operation::deadline_passed(timer_node& fired) noexcept {
   close_operation& self = *reinterpret_cast<timer_slot&>(fired).owner;
   if (self.holds_.claim()) {
-    subscription_core& core = *self.core_;
-    core.abandoned.store(true);
-    core.stop();
-    self.status_ = core.ended() ? close_status::closed : close_status::timed_out;
-    if (core.unwatch_end(self)) self.drop();  // not the last: the timer's own follows
+    self.give_up_waiting();
+    if (self.core_->unwatch_end(self)) self.drop();  // not the last: the timer's own follows
   }
   self.drop();
 }
 
+void close_operation::give_up_waiting() noexcept {
+  core_->abandoned.store(true);
+  core_->stop();
+  status_ = core_->ended() ? close_status::closed : close_status::timed_out;
+}
+
 void close_operation::cancel(cancel_force) noexcept {
-  if (core_ == nullptr || !holds_.claim()) return;
+  if (core_ == nullptr || core_->bus().forked() || !holds_.claim()) return;
   cancelled_ = true;
   status_ = close_status::closing;
   holds_.add();

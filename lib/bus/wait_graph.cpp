@@ -31,12 +31,12 @@ bool wait_graph::all_targets_alive(lane& each) noexcept {
 // The least fixed point: what is not shown to be alive is not. First everything within reach, in a list that lies in the
 // subscriptions themselves; then rounds over it until nothing changes.
 bool wait_graph::alive_with(lane& producer, subscription_core& target) noexcept {
-  ++walk_;
+  const std::uint32_t walk = ++walk_;
   subscription_core* first = nullptr;
   subscription_core** end = &first;
   const auto reach = [&](subscription_core& found) {
-    if (found.walk.seen == walk_) return;
-    found.walk.seen = walk_;
+    if (found.walk.seen == walk) return;
+    found.walk.seen = walk;
     found.walk.alive = false;
     found.walk.next = nullptr;
     *end = &found;
@@ -90,10 +90,10 @@ std::string wait_graph::chain(lane& producer, subscription_core& target) noexcep
 }
 
 bool wait_graph::closes_itself(lane& closer, subscription_core& target) noexcept {
-  ++walk_;
+  const std::uint32_t walk = ++walk_;
   subscription_core* first = &target;
   subscription_core** end = &target.walk.next;
-  target.walk.seen = walk_;
+  target.walk.seen = walk;
   target.walk.next = nullptr;
   for (subscription_core* each = first; each != nullptr; each = each->walk.next) {
     for (lane* one = each->first_lane(); one != nullptr; one = each->lane_after(*one)) {
@@ -101,8 +101,8 @@ bool wait_graph::closes_itself(lane& closer, subscription_core& target) noexcept
       for (close_operation* each_close = one->closes(); each_close != nullptr;
            each_close = close_access::next_of_lane(*each_close)) {
         subscription_core& waited = *close_access::core(*each_close);
-        if (waited.walk.seen == walk_) continue;
-        waited.walk.seen = walk_;
+        if (waited.walk.seen == walk) continue;
+        waited.walk.seen = walk;
         waited.walk.next = nullptr;
         *end = &waited;
         end = &waited.walk.next;

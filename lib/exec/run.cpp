@@ -81,8 +81,10 @@ void started_task::end(task_end how) noexcept {
 
 std::exception_ptr why_unfinished(task_end how, const task_root& root) noexcept {
   if (how == task_end::never_began) return std::make_exception_ptr(cancelled(root.cancellation()));
-  return std::make_exception_ptr(
-      std::system_error(make_error_code(errc::closed), "the pool ended before the task did"));
+  const errc why = root.home().pool().why_dropped();
+  const char* text =
+      why == errc::forked ? "the pool has no threads in this process" : "the pool ended before the task did";
+  return std::make_exception_ptr(std::system_error(make_error_code(why), text));
 }
 
 void stop_forwarder::operator()() const noexcept { target->request_cancel(cancel_kind::requested, "stop token", ""); }

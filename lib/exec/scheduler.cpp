@@ -2,6 +2,7 @@
 // Floor 2, room exec.
 #include <penstock/exec/scheduler.hpp>
 
+#include "base/fork_mark.hpp"
 #include "base/mutex.hpp"
 #include "exec/timer_thread.hpp"
 
@@ -27,6 +28,7 @@ const char* environment_part::complaint() noexcept { return nullptr; }
 struct environment_parts::state {
   explicit state(bool is_simulated) noexcept : simulated(is_simulated) {}
   const bool simulated;
+  const fork_mark fork;
   std::atomic<bool> any{false};
   mutex m;  // protects what follows; taken with no other lock held
   bool stopped PENSTOCK_GUARDED_BY(m) = false;
@@ -39,6 +41,9 @@ bool environment_parts::simulated() const noexcept { return state_->simulated; }
 
 std::shared_ptr<environment_part> environment_parts::find(
     const char* name, std::shared_ptr<environment_part> (*make)(environment_parts&)) {
+  if (state_->fork.forked())
+    throw std::system_error(make_error_code(errc::forked),
+                            std::string(name) + ": this process has none of the runtime's threads");
   const auto look = [&](std::shared_ptr<environment_part> made) {
     lock_guard lock(state_->m);
     if (state_->stopped)

@@ -88,6 +88,8 @@ bool timer_thread::disarm(timer_node& node) noexcept {
 
 void timer_thread::run() {
   name_this_thread("penstock-timer");
+  bool gone = false;
+  gone_ = &gone;
   for (;;) {
     timer_node* due = nullptr;
     steady_time next = no_deadline;
@@ -104,18 +106,20 @@ void timer_thread::run() {
         }
       }
     }
-    if (due != nullptr)
-      due->fire(*due);
-    else
+    if (due == nullptr) {
       sync::park(changes_, seen, next);
+      continue;
+    }
+    due->fire(*due);
+    if (gone) return;
   }
 }
 
+// There is no thread to join, and the handle of one would end the process.
+void timer_thread::leave_thread_behind() noexcept { new std::thread(std::move(thread_)); }
+
 void timer_thread::stop() noexcept {
-  if (fork_.forked()) {  // no thread to join, and the handle of one would end the process
-    new std::thread(std::move(thread_));
-    return;
-  }
+  if (fork_.forked()) return leave_thread_behind();
   std::thread thread;
   {
     lock_guard lock(m_);
@@ -125,10 +129,14 @@ void timer_thread::stop() noexcept {
   changes_.fetch_add(1);
   sync::unpark_one(&changes_);
   if (thread.joinable()) {
-    if (thread.get_id() == std::this_thread::get_id())
-      thread.detach();  // stopped from one of its own callbacks: it ends when that returns
-    else
+    if (thread.get_id() == std::this_thread::get_id()) {
+      // Stopped, and perhaps destroyed, by one of its own callbacks: it ends when that returns, and touches nothing
+      // here.
+      *gone_ = true;
+      thread.detach();
+    } else {
       thread.join();
+    }
   }
   // Whoever still waits is told now: nobody would ever come to it.
   for (;;) {

@@ -27,6 +27,7 @@ class timer_thread final : public timer_service {
 
  private:
   void run();
+  void leave_thread_behind() noexcept PENSTOCK_WITHOUT_LOCK;
   void place_locked(std::size_t index, timer_node* node) noexcept PENSTOCK_REQUIRES(m_);
   void rise_locked(std::size_t index) noexcept PENSTOCK_REQUIRES(m_);
   void sink_locked(std::size_t index) noexcept PENSTOCK_REQUIRES(m_);
@@ -38,6 +39,7 @@ class timer_thread final : public timer_service {
   std::vector<timer_node*> heap_ PENSTOCK_GUARDED_BY(m_);
   bool stopping_ PENSTOCK_GUARDED_BY(m_) = false;
   std::thread thread_ PENSTOCK_GUARDED_BY(m_);
+  bool* gone_ = nullptr;  // the thread's own: set when it is to touch nothing here any more
   sync::atomic<std::uint32_t> changes_{0};  // moves when the thread has to look again
 };
 

@@ -308,6 +308,7 @@ class threads_pool final : public worker_pool {
   ~threads_pool() override { stop(no_deadline); }
 
   void schedule(runnable& item) noexcept override {
+    if (core_->fork.forked()) return item.dropped();  // nobody would come to it, and the list's lock may be held for ever
     core_->list.push(item);
     if (core_->list.stopping()) core_->drop_left();
   }
@@ -317,6 +318,7 @@ class threads_pool final : public worker_pool {
   timer_service& timers() noexcept override { return *timers_; }
   const std::string& name() const noexcept override { return core_->name; }
   std::shared_ptr<environment_parts> parts() const noexcept override { return parts_; }
+  errc why_dropped() const noexcept override { return core_->fork.forked() ? errc::forked : errc::closed; }
   unsigned stop(steady_time deadline) noexcept override {
     const unsigned left = core_->stop(deadline);
     if (parts_ == nullptr) timers_->stop();  // its own: a runtime's pools share theirs

@@ -6,6 +6,7 @@
 #include <penstock/exec/run.hpp>
 #include <penstock/exec/sleep.hpp>
 #include <penstock/exec/task.hpp>
+#include <penstock/exec/timer.hpp>
 #include <penstock/testing/simulation.hpp>
 
 #include <algorithm>
@@ -1413,5 +1414,58 @@ TEST_CASE("a delivery in a reader's hands is running also after its stream was c
     give_fate(sim, one, sim.random(3));
     sim.require(bus.wait_idle(1s), "the last delivery is decided, and the bus is not idle");
     require_balanced(sim, {in.ledger()});
+  });
+}
+
+TEST_CASE("each wait for a timer ends once: its instant, its call off, or its task's stop, whichever comes first") {
+  in_all_schedules([](simulation& sim) {
+    const auto pool = sim.runtime().pool("default");
+    std::optional<penstock::timer> due(std::in_place, pool, 10ms);
+    struct ends {
+      int came = 0;
+      int called_off = 0;
+      int stopped = 0;
+      int refused = 0;
+      int told = 0;
+    } seen;
+    std::uint64_t called_off = 0;
+    std::stop_source stop;
+    constexpr int waiters = 4;
+    const auto wait = [](simulation& of, const penstock::timer& until, ends& to) -> task<> {
+      const auto instant = until.expiry();
+      const bool came = co_await until.async_wait();
+      if (came) of.require(of.now() >= instant, "told before its instant");
+      ++(came ? to.came : to.called_off);
+    };
+    for (int i = 0; i < waiters; ++i) {
+      const bool can_stop = sim.random(2) == 0;
+      penstock::start_task(pool, wait(sim, *due, seen), [&](penstock::outcome<void>&& end) noexcept {
+        ++seen.told;
+        try {
+          std::move(end).get();
+        } catch (const penstock::cancelled&) {
+          ++seen.stopped;
+        } catch (...) {
+          ++seen.refused;
+        }
+      }, can_stop ? stop.get_token() : std::stop_token());
+    }
+    sim.thread("caller off", [&] {
+      for (auto times = sim.random(3); times != 0; --times) {
+        sim.sleep_for(some_ms(sim, 12));
+        called_off += sim.random(2) == 0 ? due->cancel() : due->expires_after(some_ms(sim, 12));
+      }
+    });
+    sim.thread("stopper", [&] {
+      sim.sleep_for(some_ms(sim, 12));
+      stop.request_stop();
+    });
+    let_go_on(sim, 40);
+    sim.run_until_idle();
+    sim.require_all_done();
+    sim.require(seen.told == waiters && seen.refused == 0, "a wait was told twice or never");
+    sim.require(seen.came + seen.called_off + seen.stopped == waiters, "a wait has not one end");
+    sim.require(static_cast<std::uint64_t>(seen.called_off) == called_off,
+                "who calls it off counts others than those told");
   });
 }

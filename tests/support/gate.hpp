@@ -2,6 +2,8 @@
 // Floor 9, room tests.
 #pragma once
 
+#include "sanitizers.hpp"
+
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
@@ -15,7 +17,7 @@
 
 namespace penstock_test {
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if defined(TEST_THREAD_SANITIZED) || defined(TEST_ADDRESS_SANITIZED)
 inline constexpr unsigned give_up_seconds = 120;
 inline constexpr bool sanitized = true;
 #else

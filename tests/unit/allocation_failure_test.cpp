@@ -22,7 +22,7 @@ static std::atomic<long> allocations_left{-1};
 
 static bool fails_now() noexcept { return allocations_left.load() >= 0 && allocations_left.fetch_sub(1) == 0; }
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if defined(TEST_THREAD_SANITIZED) || defined(TEST_ADDRESS_SANITIZED)
 // A sanitizer has malloc to itself: only what C++ allocates can fail there.
 static void* allocate(std::size_t bytes) noexcept { return fails_now() ? nullptr : std::malloc(bytes != 0 ? bytes : 1); }
 void* operator new(std::size_t bytes) {

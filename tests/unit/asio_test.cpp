@@ -93,6 +93,10 @@ task<int> throws() {
   co_await yield();
   throw std::runtime_error("the task failed");
 }
+task<std::uint64_t> emplaces(event_bus bus) {
+  const publish_result sent = co_await bus.async_emplace<tick>(8);
+  co_return sent.accepted();
+}
 task<int> sleeps_for_ever() {
   co_await sleep_for(std::chrono::nanoseconds::max());
   co_return 0;
@@ -208,6 +212,58 @@ TEST_CASE("partial cancels what still waits and says k of n; total is ignored on
   CHECK(ends.all().front().first == asio::error::operation_aborted);
   CHECK(ends.all().front().second == 1);
   CHECK(free_saw.all() == std::vector{3});
+}
+
+TEST_CASE("async_emplace with a token builds the event from its arguments, in place or shared", "[P1]") {
+  const time_limit limit;
+  record<int> values;
+  record<std::string> texts;
+  runtime rt;
+  auto numbers = rt.bus().subscribe<tick>("numbers", [&](const tick& e) { values.add(e.value); });
+  auto letters = rt.bus().subscribe<note>("letters", [&](const note& e) { texts.add(e.text); });
+  CHECK(rt.bus().async_emplace<tick>(asio::use_future, 7).get().accepted() == 1);
+  CHECK(rt.bus().publisher<note>().async_emplace(asio::use_future, "shared").get().accepted() == 1);
+  CHECK(block_on(rt.pool("default"), emplaces(rt.bus())) == 1);  // the form without a token is another
+  texts.wait_for(1);
+  values.wait_for(2);
+  CHECK(values.all() == std::vector<int>{7, 8});
+  CHECK(texts.all().front() == "shared");
+}
+
+TEST_CASE("async_close_for and async_wait_idle_for with a token end with their time", "[S2][P1]") {
+  const time_limit limit;
+  runtime rt;
+  full_subscription full(rt.bus());
+  CHECK_FALSE(rt.bus().async_wait_idle_for(1ms, asio::use_future).get());
+  CHECK(full.sub.async_close_for(1ms, close_mode::drain, asio::use_future).get() == close_status::timed_out);
+  CHECK(full.sub.async_close_for(1ms, asio::use_future).get() == close_status::timed_out);
+  full.held.open();
+  auto idle = rt.bus().subscribe<tick>("idle", [](const tick&) {});
+  CHECK(idle.async_close_for(1h, asio::use_future).get() == close_status::closed);
+  CHECK(rt.bus().async_wait_idle_for(1h, asio::use_future).get());
+}
+
+TEST_CASE("a timer takes a token: it completes at its instant, or with operation_aborted when it is called off", "[timer]") {
+  const time_limit limit;
+  service own;
+  runtime rt;
+  record<boost::system::error_code> ends;
+  timer due(rt.pool("default"), 1ms);
+  due.async_wait(asio::use_future).get();
+  CHECK(rt.time().now() >= due.expiry());
+  due.expires_after(1h);
+  asio::cancellation_signal signal;
+  const auto tell = [&](boost::system::error_code ec) { ends.add(ec); };
+  due.async_wait(asio::bind_executor(own.io, asio::bind_cancellation_slot(signal.slot(), tell)));
+  due.async_wait(asio::bind_executor(own.io, tell));
+  asio::post(own.io, [&] { signal.emit(asio::cancellation_type::total); });
+  ends.wait_for(1);
+  CHECK(due.cancel() == 1);
+  ends.wait_for(2);
+  CHECK(ends.all().front() == asio::error::operation_aborted);
+  CHECK(ends.all().back() == asio::error::operation_aborted);
+  rt.shutdown(1s);
+  CHECK_THROWS_AS(due.async_wait(asio::bind_executor(own.io, asio::use_future)).get(), boost::system::system_error);
 }
 
 TEST_CASE("async_publish after shutdown completes with closed", "[P1][S6]") {

@@ -1512,11 +1512,14 @@ TEST_CASE("a snapshot shows topics, subscriptions, their state, what runs and wh
            seen_as(seen, "read").readers == 1;
   });
   const auto seen = bus.snapshot();
+  const auto between = rt.time().now();
   const auto later = [&] {
-    const auto between = rt.time().now();
     eventually([&] { return rt.time().now() - between > 2ms; });
     return bus.snapshot();
   }();
+  CHECK(seen_as(later, "slow").oldest_at_least > 2ms);
+  CHECK(seen_as(later, "paused").oldest_at_least > 2ms);
+  CHECK(seen_as(later, "suspended").oldest_at_least == 0ns);  // its one event has begun
 
   CHECK(seen.subscriptions.size() == 7);
   const auto s = seen_as(seen, "slow");

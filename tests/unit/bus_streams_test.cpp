@@ -622,6 +622,26 @@ TEST_CASE("max_in_flight bounds the deliveries that are held, and a further rece
   CHECK(quiet(ticks));
 }
 
+TEST_CASE("a requeued event that is read again counts against max_in_flight and takes no seat", "[S5]") {
+  const time_limit limit;
+  penstock::runtime rt(workers(1));
+  const auto ticks = rt.bus().stream<tick>(
+      "ticks", stream_options().capacity(1).overflow(penstock::overflow::fail).max_in_flight(1).max_attempts(9));
+  rt.bus().publish(tick{1});
+  auto held = ticks.receive();
+  CHECK(rt.bus().publish(tick{2}).accepted() == 1);
+  CHECK(held.requeue() == errc::none);
+  CHECK(ticks.ledger().queued == 2);
+  CHECK(rt.bus().publish(tick{3}).rejected() == 1);  // the seat is that of 2
+  auto again = ticks.receive();
+  CHECK(again->value == 1);
+  CHECK_FALSE(ticks.try_receive());
+  CHECK(ticks.ledger().queued == 1);
+  again.done();
+  CHECK(ticks.try_receive()->value == 2);
+  CHECK(quiet(ticks));
+}
+
 // --- what becomes of a delivery
 // ----------------------------------------------------------------------------------------
 

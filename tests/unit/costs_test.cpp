@@ -2,6 +2,7 @@
 // Floor 9, room tests.
 #include "../support/catch.hpp"
 #include "../support/gate.hpp"
+#include "../support/sanitizers.hpp"
 
 #include <penstock/penstock.hpp>
 
@@ -30,7 +31,7 @@ using penstock::subscribe_options;
 using penstock::worker_pool_options;
 
 // The executable's symbols come first, for the shared library too. A sanitizer brings its own: then nothing is counted.
-#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__) && defined(__GLIBC__)
+#if !defined(TEST_THREAD_SANITIZED) && !defined(TEST_ADDRESS_SANITIZED) && defined(__GLIBC__)
 
 namespace {
 std::atomic<bool> counting{false};

@@ -3,6 +3,7 @@
 #include "../support/catch.hpp"
 #include "../support/child.hpp"
 #include "../support/gate.hpp"
+#include "../support/sanitizers.hpp"
 
 #include <penstock/penstock.hpp>
 
@@ -362,7 +363,7 @@ TEST_CASE("a start hook that throws fails the start within a second, and no thre
   CHECK(threads_of_process() == before);
 }
 
-#if !defined(__SANITIZE_THREAD__)  // its runtime cannot fail to start a thread
+#if !defined(TEST_THREAD_SANITIZED)  // its runtime cannot fail to start a thread
 TEST_CASE("a thread that cannot start is an error within a second, never a hang", "[X1]") {
   const time_limit limit;
   const std::string status = in_child([] {
@@ -656,7 +657,7 @@ TEST_CASE("after fork the child gets errc::forked from every operation, and the 
   CHECK(handled == 3);
 }
 
-#if !defined(__SANITIZE_THREAD__)  // which does not allow a child of a program with threads to start some
+#if !defined(TEST_THREAD_SANITIZED)  // which does not allow a child of a program with threads to start some
 TEST_CASE("a runtime made in a child process works there", "[S6][P13]") {
   const time_limit limit;
   penstock::runtime rt(workers(1));

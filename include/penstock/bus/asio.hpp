@@ -49,6 +49,9 @@ struct deliver_event {
   }
 };
 
+template <boost::asio::completion_token_for<void(boost::system::error_code, publish_result)> T>
+struct names_a_token<T> : std::true_type {};
+
 /// Operations that can be made from one argument, with public destructors for Asio's allocators.
 template <event E>
 struct token_publish : publish_operation_of<E> {
@@ -100,6 +103,27 @@ auto event_bus::async_publish(V&& value, Token&& token) const {
 }
 
 template <event E>
+template <class Token, class... Args>
+  requires(detail::begins_with_token<Token>)
+auto publisher<E>::async_emplace(Token&& token, Args&&... args) const {
+  if constexpr (detail::in_place_event<E>) {
+    if constexpr (std::is_constructible_v<E, Args...>)
+      return async_publish(E(std::forward<Args>(args)...), std::forward<Token>(token));
+    else
+      return async_publish(E{std::forward<Args>(args)...}, std::forward<Token>(token));
+  } else {
+    return async_publish(make_event<E>(std::forward<Args>(args)...), std::forward<Token>(token));
+  }
+}
+
+template <event E, class Token, class... Args>
+  requires(detail::begins_with_token<Token>)
+auto event_bus::async_emplace(Token&& token, Args&&... args) const {
+  return penstock::publisher<E>(find_topic(detail::describe_event<E>()))
+      .async_emplace(std::forward<Token>(token), std::forward<Args>(args)...);
+}
+
+template <event E>
 template <class Token>
 auto stream<E>::async_receive(Token&& token) const {
   using initiation = detail::token_initiation<detail::token_receive<E>, detail::deliver_event<E>>;
@@ -115,16 +139,32 @@ auto subscription::async_close(Token&& token) {
 
 template <class Token>
 auto subscription::async_close(close_mode mode, Token&& token) {
+  return async_close_for(std::chrono::nanoseconds::max(), mode, std::forward<Token>(token));
+}
+
+template <class Rep, class Period, class Token>
+  requires(!std::is_same_v<std::remove_cvref_t<Token>, close_mode>)
+auto subscription::async_close_for(std::chrono::duration<Rep, Period> wait, Token&& token) {
+  return async_close_for(wait, close_mode::stop_now, std::forward<Token>(token));
+}
+
+template <class Rep, class Period, class Token>
+auto subscription::async_close_for(std::chrono::duration<Rep, Period> wait, close_mode mode, Token&& token) {
   using initiation = detail::token_initiation<detail::token_close, detail::deliver_close>;
   return boost::asio::async_initiate<Token, void(boost::system::error_code, close_status)>(
-      initiation(), token, pool(), core_, mode, std::chrono::nanoseconds::max());
+      initiation(), token, pool(), core_, mode, clamp_duration(wait));
 }
 
 template <class Token>
 auto event_bus::async_wait_idle(Token&& token) const {
+  return async_wait_idle_for(std::chrono::nanoseconds::max(), std::forward<Token>(token));
+}
+
+template <class Rep, class Period, class Token>
+auto event_bus::async_wait_idle_for(std::chrono::duration<Rep, Period> wait, Token&& token) const {
   using initiation = detail::token_initiation<detail::token_idle, detail::deliver_idle>;
   return boost::asio::async_initiate<Token, void(boost::system::error_code, bool)>(
-      initiation(), token, default_pool(), core_, std::chrono::nanoseconds::max());
+      initiation(), token, default_pool(), core_, clamp_duration(wait));
 }
 
 template <class Executor>

@@ -126,6 +126,7 @@ class PENSTOCK_API event_bus {
     return penstock::publisher<E>(find_topic(detail::describe_event<E>())).async_publish(std::forward<V>(value));
   }
   template <event E, class... Args>
+    requires(!detail::begins_with_token<Args...>)
   [[nodiscard]] auto async_emplace(Args&&... args) const {
     return penstock::publisher<E>(find_topic(detail::describe_event<E>())).async_emplace(std::forward<Args>(args)...);
   }
@@ -133,6 +134,9 @@ class PENSTOCK_API event_bus {
   template <class V, class Token>
     requires event<std::remove_cvref_t<V>>
   auto async_publish(V&& value, Token&& token) const;
+  template <event E, class Token, class... Args>
+    requires(detail::begins_with_token<Token>)
+  auto async_emplace(Token&& token, Args&&... args) const;
 
   /// Subscribes a handler, callable as `(const E&)` or `(const E&, const penstock::call&)`, that returns `void`, or a
   /// `penstock::task<void>`: a coroutine, which occupies its lane until it has ended, and may wait in it without holding a
@@ -187,6 +191,8 @@ class PENSTOCK_API event_bus {
   /// With an Asio completion token, `void(boost::system::error_code, bool)`; defined in `<penstock/bus/asio.hpp>`.
   template <class Token>
   auto async_wait_idle(Token&& token) const;
+  template <class Rep, class Period, class Token>
+  auto async_wait_idle_for(std::chrono::duration<Rep, Period> wait, Token&& token) const;
 
   /// All subscriptions that are open or not yet ended, in the order they were made. Stops nothing.
   std::vector<subscription_info> subscriptions() const;

@@ -25,6 +25,12 @@ inline constexpr bool destroyed_twice =
     !std::is_lvalue_reference_v<V> && std::is_aggregate_v<std::remove_cvref_t<V>> &&
     !std::is_trivially_destructible_v<std::remove_cvref_t<V>>;
 
+/// Whether T is a completion token for a publish. `<penstock/bus/asio.hpp>` knows which are; without it none is.
+template <class T>
+struct names_a_token : std::false_type {};
+template <class First = void, class...>
+inline constexpr bool begins_with_token = names_a_token<std::remove_cvref_t<First>>::value;
+
 /// Holds the event, the places in line and the result. Threads: `start` once; `cancel` and the rest after it, not at the same
 /// time as each other. In a lane's context it is that lane's output: it counts against `max_parked`, and the lane takes no
 /// further event until it is decided.

@@ -45,7 +45,7 @@ class PENSTOCK_API publish_result {
   std::uint64_t accepted() const noexcept { return accepted_; }  ///< got a seat
   std::uint64_t parked() const noexcept { return parked_; }      ///< stand in line; the lane rests until they are in
   std::uint64_t dropped() const noexcept { return dropped_; }    ///< refused by `drop_newest`
-  std::uint64_t rejected() const noexcept { return rejected_; }  ///< refused for the reasons in `refusal(i)`
+  std::uint64_t rejected() const noexcept { return rejected_; }  ///< refused for the reasons in `refusal(i)`, which names drops too
   /// How many leading events of a span nobody refused; 0 or 1 for a single event.
   std::size_t prefix() const noexcept { return prefix_; }
 
@@ -53,7 +53,7 @@ class PENSTOCK_API publish_result {
   /// its policy (timed_out, cancelled, closed, would_block). A `fail` policy's refusals are counts, not an error.
   errc error() const noexcept { return error_; }
 
-  /// One refusal: who, and why. At most 16 are kept; `rejected()` and `dropped()` count all.
+  /// One refusal or drop: who, and why. At most 16 are kept; `rejected()` and `dropped()` count all.
   /// Cost: two are kept in the result itself, more take one allocation.
   struct refusal_view {
     const char* subscription;

@@ -121,6 +121,7 @@ class publisher {
     return awaiting(topic_, std::move(value));
   }
   template <class... Args>
+    requires(!detail::begins_with_token<Args...>)
   [[nodiscard]] auto async_emplace(Args&&... args) const {
     static_assert((!detail::destroyed_twice<Args> && ...),
                   "g++ 12 destroys an aggregate temporary inside co_await twice: name it first, then std::move it");
@@ -133,6 +134,10 @@ class publisher {
   template <class V, class Token>
     requires std::same_as<std::remove_cvref_t<V>, E> || std::same_as<std::remove_cvref_t<V>, event_ptr<E>>
   auto async_publish(V&& value, Token&& token) const;
+  /// Told from the form above by its first argument, a completion token for that signature.
+  template <class Token, class... Args>
+    requires(detail::begins_with_token<Token>)
+  auto async_emplace(Token&& token, Args&&... args) const;
 
   std::string topic_name() const { return topic_.name(); }
   explicit operator bool() const noexcept { return static_cast<bool>(topic_); }

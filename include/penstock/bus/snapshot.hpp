@@ -41,6 +41,9 @@ struct subscription_snapshot {
   penstock::ledger ledger;
   std::vector<running_call> running;
   std::size_t readers = 0;  ///< of a stream: how many wait
+  /// How long the oldest event has been in line, at least: since the first snapshot that saw it there. Zero: none waits, or
+  /// none did when a snapshot last looked.
+  std::chrono::nanoseconds oldest_at_least{};
 };
 
 /// `from` cannot go on before `to` has a seat free: a handler's parked outputs, and who waits for a subscription's end.

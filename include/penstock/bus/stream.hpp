@@ -91,6 +91,7 @@ class PENSTOCK_API delivery_base {
  private:
   void take(delivery_base& other) noexcept;
   void settle_by_death() noexcept;
+  bool ends_in_child() noexcept;
 };
 
 /// Receives one event. A thread waits in one too.
@@ -177,7 +178,8 @@ class [[nodiscard]] delivery {
   /// Failed: told to `on_failure`, and a dead letter is made. The event is gone afterwards.
   void fail(std::string_view reason) noexcept { held_.fail(reason); }
   /// Back to the head of the queue, with one attempt more; beyond `max_attempts` and during a drain it fails, after `close`
-  /// it is discarded. Errors: `not_enough_memory`; then nothing has changed. The event is gone otherwise.
+  /// it is discarded. Errors: `not_enough_memory`; then nothing has changed. `forked` in a child process. The event is gone
+  /// otherwise.
   errc requeue() noexcept { return held_.requeue(); }
 
   /// Runs `body`, and what it publishes counts as caused by this delivery: a shutdown's drain still takes it.

@@ -62,6 +62,7 @@ class PENSTOCK_API close_operation : public operation {
   };
   static void deadline_passed(timer_node& fired) noexcept;
   void has_ended() noexcept;
+  void give_up_waiting() noexcept;
   void drop_timer() noexcept;
   void drop() noexcept;
   void leave_lane() noexcept;
@@ -123,6 +124,11 @@ class [[nodiscard]] PENSTOCK_API subscription {
   auto async_close(Token&& token);
   template <class Token>
   auto async_close(close_mode mode, Token&& token);
+  template <class Rep, class Period, class Token>
+    requires(!std::is_same_v<std::remove_cvref_t<Token>, close_mode>)
+  auto async_close_for(std::chrono::duration<Rep, Period> wait, Token&& token);
+  template <class Rep, class Period, class Token>
+  auto async_close_for(std::chrono::duration<Rep, Period> wait, close_mode mode, Token&& token);
 
   /// Lifts a pause of the breaker. Does nothing otherwise.
   void resume() noexcept;

@@ -10,6 +10,7 @@
 #include <penstock/exec/scheduler.hpp>
 #include <penstock/exec/service_thread.hpp>
 #include <penstock/exec/task.hpp>
+#include <penstock/exec/timer.hpp>
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/associated_allocator.hpp>
@@ -91,7 +92,7 @@ class io_part final : public environment_part {
 inline std::shared_ptr<io_part> io_part_of(const std::shared_ptr<environment_parts>& parts) {
   if (!parts)
     throw std::system_error(make_error_code(errc::invalid_argument),
-                            "this pool belongs to no runtime and so has no io_context");
+                            "no pool of a runtime, and so no io_context: give the token an executor");
   return std::static_pointer_cast<io_part>(parts->find("io", [](environment_parts& of) -> std::shared_ptr<environment_part> {
     return std::make_shared<io_part>(of.simulated());
   }));
@@ -118,7 +119,7 @@ class executor_base {
 class pool_executor : public detail::executor_base<pool_executor> {
  public:
   explicit pool_executor(scheduler_ptr pool)
-      : pool_(std::move(pool)), part_(detail::io_part_of(pool_->parts())), context_(&part_->context()) {}
+      : pool_(std::move(pool)), part_(detail::io_part_of(pool_ ? pool_->parts() : nullptr)), context_(&part_->context()) {}
   template <class F>
   void execute(F&& work) const {
     const errc refused = pool_->post(unique_function<void()>(std::forward<F>(work)));
@@ -182,7 +183,8 @@ class context_timers final : public boost::asio::execution_context::service {
   const std::shared_ptr<timer_service> timers;
 
  private:
-  void shutdown() noexcept override {}
+  /// The context goes: from here on no thread of ours posts to it. Who sleeps is woken into its queue, and dropped with that.
+  void shutdown() noexcept override { timers->stop(); }
 };
 
 /// A service's own executor as a scheduler. A drain that the executor destroys unrun drops its lane.
@@ -330,6 +332,8 @@ class token_operation final : public Operation {
 
   template <class... Args>
   static void begin(Handler&& handler, const scheduler_ptr& fallback, Args&&... args) {
+    if constexpr (has_none)
+      if (!fallback) refuse(std::forward<Args>(args)...);
     allocator_type allocator(boost::asio::get_associated_allocator(handler));
     token_operation* made = std::allocator_traits<allocator_type>::allocate(allocator, 1);
     try {
@@ -359,6 +363,15 @@ class token_operation final : public Operation {
     token_operation* owner = nullptr;
   };
 
+  template <class... Args>
+  [[noreturn]] static void refuse(Args&&... args) {
+    // An empty handle, or a look-up that was refused: decided at once, and there is nowhere to complete.
+    Operation decided(std::forward<Args>(args)...);
+    static_cast<void>(decided.start());
+    const boost::system::error_code error = std::get<0>(Deliver::results(decided));
+    throw std::system_error(error ? static_cast<std::error_code>(error) : make_error_code(errc::closed),
+                            "the handler has no executor, and there is no pool to complete on; bind one");
+  }
   template <class... Args>
   token_operation(Handler&& handler, const scheduler_ptr& fallback, Args&&... args)
       : Operation(std::forward<Args>(args)...),
@@ -432,8 +445,21 @@ template <class Operation, class Deliver>
 struct token_initiation {
   template <class Handler, class... Args>
   void operator()(Handler&& handler, scheduler_ptr fallback, Args&&... args) const {
-    token_operation<Operation, std::decay_t<Handler>, Deliver>::begin(std::move(handler), fallback, std::forward<Args>(args)...);
+    token_operation<Operation, std::decay_t<Handler>, Deliver>::begin(std::decay_t<Handler>(std::forward<Handler>(handler)),
+                                                                      fallback, std::forward<Args>(args)...);
   }
+};
+
+struct deliver_wait {
+  template <class Operation>
+  static std::tuple<boost::system::error_code> results(Operation& decided) {
+    if (decided.failed() != errc::none) return {to_asio(decided.failed())};
+    return {to_asio(decided.came() ? errc::none : errc::cancelled)};
+  }
+};
+/// With a public destructor for Asio's allocators.
+struct token_wait : timer_operation {
+  using timer_operation::timer_operation;
 };
 
 // --- a task as an operation ----------------------------------------------------------------------------------------------
@@ -480,7 +506,7 @@ struct run_initiation {
       };
     };
     const scheduler_ptr where = on_executor(boost::asio::any_io_executor(executor));
-    done_with done{std::move(handler), executor, boost::asio::make_work_guard(executor)};
+    done_with done{std::forward<Handler>(handler), executor, boost::asio::make_work_guard(executor)};
     auto* running = new started<T, done_with>(where, std::move(work), std::move(done));
     if (slot.is_connected()) slot.template emplace<run_canceller>(running);
     running->start();
@@ -499,6 +525,12 @@ struct run_initiation {
 };
 
 }  // namespace detail
+
+template <class Token>
+auto timer::async_wait(Token&& token) const {
+  using initiation = detail::token_initiation<detail::token_wait, detail::deliver_wait>;
+  return boost::asio::async_initiate<Token, void(boost::system::error_code)>(initiation(), token, pool(), state_);
+}
 
 /// Runs a task as an Asio operation: `void(std::exception_ptr, T)`, on a lane around the token's associated executor, and
 /// completes by post there. Cancel: any kind asks the task to stop. T must be default-constructible, as with `co_spawn`.

@@ -107,7 +107,8 @@ class PENSTOCK_API started_task : public task_root {
   own_item cancel_;
 };
 
-/// `cancelled` for a task that never began, std::system_error with `closed` for one whose pool has ended.
+/// `cancelled` for a task that never began, std::system_error for one whose pool has ended: `closed`, or after
+/// fork `forked`.
 PENSTOCK_API std::exception_ptr why_unfinished(task_end how, const task_root& root) noexcept;
 
 template <class T, class Done>

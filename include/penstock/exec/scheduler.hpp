@@ -72,7 +72,8 @@ class PENSTOCK_API environment_parts {
   explicit environment_parts(bool simulated);
   ~environment_parts();
   bool simulated() const noexcept;
-  /// The part of that name; the first caller makes it. Throws what `make` throws, and std::system_error (`closed`) after the end.
+  /// The part of that name; the first caller makes it. Throws what `make` throws, and std::system_error: `closed` after
+  /// the end, `forked` in a child process.
   std::shared_ptr<environment_part> find(const char* name, std::shared_ptr<environment_part> (*make)(environment_parts&));
   void stop() noexcept;
   const char* complaint() noexcept;
@@ -106,6 +107,8 @@ class PENSTOCK_API scheduler {
   virtual const std::string& name() const noexcept = 0;
   /// What its environment keeps; null: it has none.
   virtual std::shared_ptr<environment_parts> parts() const noexcept { return nullptr; }
+  /// Why it drops what is scheduled: it has ended, or this is a child process (`forked`).
+  virtual errc why_dropped() const noexcept { return errc::closed; }
 };
 
 /// Timers on a thread of their own, in real time, for executors that penstock does not own. Throws std::bad_alloc.
