@@ -32,7 +32,7 @@ namespace bench {
 //     std::string finish();  // after the last delivery: ends orderly; a text when something was not in order
 //   };
 
-inline constexpr unsigned most_per_span = 64;
+inline constexpr unsigned most_per_span = 1024;
 
 /// A producer's part, in a function of its own so that each system gets the same code around its publish.
 template <class System, class E>

@@ -145,6 +145,8 @@ const bool added[] = {
     add("penstock + retry", "a retry policy, and no failure", run_stream<with_retry, 1>),
     add("penstock coroutines", "a coroutine handler that does not wait", run_stream<with_coroutines, 1>),
     add("penstock async_publish", "published from a task, 64 events per task", run_stream<with_async_publish, 64>, 64),
+    add("penstock async_publish, long task", "published from a task, 1,024 events per task",
+        run_stream<with_async_publish, 1024>, 1024),
     add("penstock stream", "a thread per subscriber that receives", run_stream<read_by_threads, 1>),
 };
 
