@@ -25,7 +25,7 @@ A symbolic link is followed only when it is itself a PATH.
 
   -o FILE                  write to FILE instead of standard output; FILE appears whole or not at all
   --check FILE             verify the digests a manifest claims (- is standard input)
-  --algorithm NAME         sha256 (the default) or sha512
+  --algorithm NAME         sha256 (the default), sha512, or blake2b (512 bits, as b2sum)
   --workers N              how many files are hashed at once, 1 to 256; default: one for each core
   --capacity N             how many events may wait before each stage, 1 to 4096; default 64.
                            Before the hasher never more than 16, because those carry up to 128 kB each.
@@ -162,8 +162,9 @@ command parse_command_line(int count, const char* const* arguments) {
   if (!result.check.empty() && !result.paths.empty())
     throw usage_error("--check takes the names of the files from the manifest; leave out '" +
                       for_terminal(result.paths.front()) + "'");
-  if (result.algorithm != "sha256" && result.algorithm != "sha512")
-    throw usage_error("--algorithm: '" + for_terminal(result.algorithm) + "' is not offered; write sha256 or sha512");
+  if (result.algorithm != "sha256" && result.algorithm != "sha512" && result.algorithm != "blake2b")
+    throw usage_error("--algorithm: '" + for_terminal(result.algorithm) +
+                      "' is not offered; write sha256, sha512 or blake2b");
   if (workers_option->count() != 0)
     result.workers = static_cast<unsigned>(number_option("--workers", workers, 1, most_workers));
   if (capacity_option->count() != 0) result.capacity = number_option("--capacity", capacity, 1, largest_capacity);

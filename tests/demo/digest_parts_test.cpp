@@ -191,6 +191,9 @@ TEST_CASE("digests of nothing and of abc are the published ones") {
   CHECK(abc.finish().substr(0, 32) == "ddaf35a193617abacc417349ae204131");
   CHECK(sha256.hex_digits() == 64);
   CHECK(sha512.hex_digits() == 128);
+  const digest::algorithm blake2b("blake2b");
+  CHECK(digest::message_digest(blake2b).finish().substr(0, 32) == "786a02f742015903c6c6fd852552d272");
+  CHECK(blake2b.hex_digits() == 128);
   CHECK_THROWS_WITH(digest::algorithm("md77"), contains_text("md77"));
 }
 
