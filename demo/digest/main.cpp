@@ -103,11 +103,8 @@ int run(const options& chosen) {
   output manifest(chosen.output, terminal);
   std::stop_source stop;
   const signal_watch signals(
-      stop, [&] { terminal.message("stopping in order; once more stops at once"); },
-      [&](int number) {
-        manifest.abandon();
-        ::_exit(128 + number);
-      });
+      stop, [&] { terminal.notice("stopping in order; once more stops at once"); },
+      [&](int number) { leave_at_once(128 + number, [&] { manifest.abandon(); }); });
 
   pipeline stages(chosen, manifest, terminal, stop);
   std::optional<progress> shown(std::in_place, stages, terminal);
