@@ -62,10 +62,41 @@ std::string counted(std::uint64_t count, const char* one, const char* many) {
   return std::to_string(count) + " " + (count == 1 ? one : many);
 }
 
+walk_rules rules_for(const options& chosen) {
+  walk_rules made;
+  made.excludes = chosen.excludes;
+  made.follow_symlinks = chosen.follow_symlinks;
+  made.one_file_system = chosen.one_file_system;
+  return made;
+}
+
+/// A loop is worth a note in any case: what it leads to is there under another name.
+void note_skipped(const options& chosen, std::string_view name, skipped why, console& terminal) {
+  if (chosen.quiet || (!chosen.verbose && why != skipped::loop)) return;
+  const auto text = [&] {
+    switch (why) {
+      case skipped::excluded:
+        return "is excluded: left out";
+      case skipped::link:
+        return "is a symbolic link: left out; --follow-symlinks would follow it";
+      case skipped::dangling_link:
+        return "is a symbolic link that leads nowhere: left out";
+      case skipped::loop:
+        return "leads back to a directory that it lies in: left out";
+      case skipped::other_file_system:
+        return "lies on another file system: left out";
+    }
+    return "is left out";
+  };
+  terminal.message("note: " + for_terminal(name) + " " + text());
+}
+
 /// The producers: they run on the main thread, and wait in `submit` when the stages are behind.
 void walk_trees(const options& chosen, pipeline& stages, console& terminal) {
   tree_walker walker([&](file_found&& file) { return stages.submit(std::move(file)); },
-                     [&](std::string_view name, std::string_view text) { stages.report_problem(name, text); });
+                     [&](std::string_view name, std::string_view text) { stages.report_problem(name, text); },
+                     rules_for(chosen),
+                     [&](std::string_view name, skipped why) { note_skipped(chosen, name, why, terminal); });
   for (const std::string& path : chosen.paths) {
     struct stat named {};
     if (!chosen.quiet && ::lstat(path.c_str(), &named) == 0 && S_ISLNK(named.st_mode))
@@ -138,7 +169,8 @@ int run(const options& chosen) {
   }
 
   const totals& totals = stages.counted();
-  const std::uint64_t ended = totals.written.load() + totals.reported.load() + totals.skipped.load();
+  const std::uint64_t ended =
+      totals.written.load() + totals.reported.load() + totals.skipped.load() + totals.elsewhere.load();
   const std::uint64_t unfinished = totals.found.load() - std::min(totals.found.load(), ended) + totals.given_up.load();
   const bool writer_stuck = !report.stuck.empty() || report.abandoned_workers != 0;
   const int signal = signals.received();

@@ -21,11 +21,15 @@ constexpr std::string_view help_text = R"(usage: penstock-digest [options] PATH.
        penstock-digest [options] --check FILE
 
 Prints the digest of every regular file below each PATH, as sha256sum does, in the order in which they are done.
-A symbolic link is followed only when it is itself a PATH.
+A symbolic link is followed when it is itself a PATH, others only with --follow-symlinks.
 
   -o FILE                  write to FILE instead of standard output; FILE appears whole or not at all
   --check FILE             verify the digests a manifest claims (- is standard input)
   --algorithm NAME         sha256 (the default), sha512, or blake2b (512 bits, as b2sum)
+  --exclude GLOB           leave out what GLOB matches below a PATH: the way from the PATH (* takes no slash there), or the
+                           last part of the name. A directory is left out with all it holds. May be repeated.
+  --follow-symlinks        follow every symbolic link, as find -L; a directory that leads back into itself is left out
+  --one-file-system        only what lies on the file system of its PATH
   --workers N              how many files are hashed at once, 1 to 256; default: one for each core
   --capacity N             how many events may wait before each stage, 1 to 4096; default 64.
                            Before the hasher never more than 16, because those carry up to 128 kB each.
@@ -33,6 +37,7 @@ A symbolic link is followed only when it is itself a PATH.
   --report FILE            write what became of every event as JSON, also when interrupted
   --deadline TIME          how long the orderly end may take; default: as long as it needs, 2s after Ctrl-C
   --quiet                  no progress and no notes, only errors
+  --verbose                name what is left out and why, the pools and the channels, and what became of every event
   --help, --version
 
 TIME is a number and a unit: 250ms, 5s, 2min.
@@ -83,6 +88,45 @@ void throttle_option(options& made, const std::string& text) {
       "--throttle " + name, std::string_view(text).substr(equals + 1), (name + "=5ms").c_str(), longest_throttle);
 }
 
+/// Where the bracket expression that begins at `at` ends; npos when it does not.
+std::size_t end_of_brackets(std::string_view glob, std::size_t at) {
+  ++at;
+  if (at < glob.size() && (glob[at] == '!' || glob[at] == '^')) ++at;
+  for (bool first = true; at < glob.size(); first = false, ++at) {
+    if (glob[at] == ']' && !first) return at;
+    if (glob[at] == '\\') {
+      ++at;
+    } else if (glob[at] == '[' && at + 1 < glob.size() && std::string_view(":.=").find(glob[at + 1]) != glob.npos) {
+      const std::size_t end = glob.find(std::string{glob[at + 1], ']'}, at + 2);
+      if (end == glob.npos) return glob.npos;
+      at = end + 1;
+    }
+  }
+  return glob.npos;
+}
+
+/// A glob that fnmatch takes as no pattern, or that nothing could match, is a mistake.
+void check_glob(const std::string& glob) {
+  constexpr std::size_t longest = 4096;
+  const auto refuse = [&](const std::string& why) {
+    throw usage_error("--exclude: '" + for_terminal(glob.substr(0, 100)) + "' " + why);
+  };
+  if (glob.empty()) refuse("is empty; write for instance --exclude '*.o'");
+  if (glob.size() > longest) refuse("… is too long; write at most " + std::to_string(longest) + " bytes");
+  if (glob.front() == '/' || glob.starts_with("./") || glob.starts_with("../"))
+    refuse("can match nothing: the way is that from the PATH on; leave out what is before its first name");
+  if (glob.back() == '/')
+    refuse("can match nothing; leave out the slash at its end: a directory goes with all it holds");
+  for (std::size_t at = 0; at < glob.size(); ++at) {
+    if (glob[at] == '\\') {
+      if (++at == glob.size()) refuse("ends with a backslash; write \\\\ for one that is meant");
+    } else if (glob[at] == '[') {
+      at = end_of_brackets(glob, at);
+      if (at == glob.npos) refuse("has a [ without its ]; write \\[ for one that is meant");
+    }
+  }
+}
+
 void file_option(const CLI::Option* option, const char* name, const std::string& value) {
   if (option->count() != 0 && value.empty())
     throw usage_error(std::string(name) + ": the name of the file is empty; write one");
@@ -120,6 +164,10 @@ command parse_command_line(int count, const char* const* arguments) {
   app.add_flag("-h,--help", help);
   app.add_flag("--version", version);
   app.add_flag("-q,--quiet", result.quiet);
+  app.add_flag("-v,--verbose", result.verbose);
+  app.add_flag("--follow-symlinks", result.follow_symlinks);
+  app.add_flag("--one-file-system", result.one_file_system);
+  app.add_option("--exclude", result.excludes)->allow_extra_args(false);
   const CLI::Option* const output_option = app.add_option("-o,--output", result.output);
   const CLI::Option* const check_option = app.add_option("-c,--check", result.check);
   const CLI::Option* const report_option = app.add_option("--report", result.report);
@@ -162,6 +210,16 @@ command parse_command_line(int count, const char* const* arguments) {
   if (!result.check.empty() && !result.paths.empty())
     throw usage_error("--check takes the names of the files from the manifest; leave out '" +
                       for_terminal(result.paths.front()) + "'");
+  if (result.quiet && result.verbose) throw usage_error("--quiet and --verbose contradict each other; leave one out");
+  for (const std::string& glob : result.excludes) check_glob(glob);
+  if (!result.check.empty()) {
+    const char* const of_walks = !result.excludes.empty() ? "--exclude"
+                                 : result.follow_symlinks ? "--follow-symlinks"
+                                 : result.one_file_system ? "--one-file-system"
+                                                          : nullptr;
+    if (of_walks != nullptr)
+      throw usage_error(std::string(of_walks) + " is for walking a PATH, and --check walks none; leave one out");
+  }
   if (result.algorithm != "sha256" && result.algorithm != "sha512" && result.algorithm != "blake2b")
     throw usage_error("--algorithm: '" + for_terminal(result.algorithm) +
                       "' is not offered; write sha256, sha512 or blake2b");

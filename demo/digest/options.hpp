@@ -25,7 +25,11 @@ struct options {
   std::size_t capacity = 64;
   std::array<std::chrono::nanoseconds, 3> throttle{};  ///< by stage
   std::optional<std::chrono::nanoseconds> deadline;
+  std::vector<std::string> excludes;  ///< globs
+  bool follow_symlinks = false;
+  bool one_file_system = false;
   bool quiet = false;
+  bool verbose = false;
 };
 
 /// A command line that cannot be followed; the text names the option and what to write instead.

@@ -51,6 +51,7 @@ ssize_t read_fully(int file, std::span<std::byte> buffer) {
 
 pipeline::pipeline(const options& chosen, output& manifest, console& terminal, std::stop_source stop)
     : checking_(!chosen.check.empty()),
+      verbose_(chosen.verbose),
       throttle_(chosen.throttle),
       algorithm_(chosen.algorithm),
       output_(manifest),
@@ -189,7 +190,8 @@ void pipeline::read_file(const file_found& file) {
   // Without O_NONBLOCK a file that was exchanged for a FIFO would hold the stage until somebody writes to it.
   constexpr int flags = O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY;
   descriptor opened(file.directory
-                        ? ::openat(file.directory->get(), file.name.c_str() + file.leaf_at, flags | O_NOFOLLOW)
+                        ? ::openat(file.directory->get(), file.name.c_str() + file.leaf_at,
+                                   flags | (file.through_link ? 0 : O_NOFOLLOW))
                         : ::open(file.name.c_str(), flags));
   if (!opened) {
     const int error_number = errno;
@@ -210,10 +212,16 @@ void pipeline::read_file(const file_found& file) {
     could_not_read(file.name, file.expected, std::string("is ") + kind_of(is.st_mode) + ", not a file: left out");
     return;
   }
+  if (file.only_device && is.st_dev != *file.only_device) {  // a mount or a link may stand for a single file, too
+    totals_.elsewhere.fetch_add(1);
+    if (verbose_) console_.message(for_terminal(file.name) + ": lies on another file system: left out");
+    return;
+  }
   const file_identity identity{is.st_dev, is.st_ino};
   const auto& own = output_.own_files();
   if (!checking_ && std::find(own.begin(), own.end(), identity) != own.end()) {
     totals_.skipped.fetch_add(1);
+    if (verbose_) console_.message(for_terminal(file.name) + ": is written by this program: left out");
     return;
   }
 

@@ -23,14 +23,15 @@
 
 namespace digest {
 
-/// What has been done so far. Every file that was found ends in exactly one of written, reported or skipped, unless an
-/// early end left it behind.
+/// What has been done so far. Every file that was found ends in exactly one of written, reported, skipped or elsewhere,
+/// unless an early end left it behind.
 struct totals {
   std::atomic<std::uint64_t> found = 0;       ///< offered to the reader
   std::atomic<std::uint64_t> written = 0;     ///< has its line in the output
   std::atomic<std::uint64_t> reported = 0;    ///< found, then named on standard error
   std::atomic<std::uint64_t> given_up = 0;    ///< of those reported: cut off by the end of the deadline
   std::atomic<std::uint64_t> skipped = 0;     ///< this program's own output
+  std::atomic<std::uint64_t> elsewhere = 0;   ///< on another file system than they may be
   std::atomic<std::uint64_t> bytes = 0;       ///< hashed
   std::atomic<std::uint64_t> problems = 0;    ///< everything that was named on standard error
   std::atomic<std::uint64_t> unreadable = 0;  ///< of a manifest
@@ -86,6 +87,7 @@ class pipeline {
   void remember_drop(const std::string& name) noexcept;
 
   const bool checking_;
+  const bool verbose_;
   const std::array<std::chrono::nanoseconds, 3> throttle_;
   const algorithm algorithm_;
   output& output_;

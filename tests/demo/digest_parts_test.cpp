@@ -211,6 +211,14 @@ TEST_CASE("options are read in any order, attached or apart, and paths may be an
   CHECK_FALSE(made.quiet);
 }
 
+TEST_CASE("globs may be repeated and hold anything a glob may") {
+  CHECK(parse({"--exclude", "[a,b]", "--exclude=*.o", "p", "--exclude", "[]x]*", "--exclude", "\\[", "--exclude",
+               "\\\\[!a]", "--exclude", "[[:digit:]]"})
+            .options.excludes == std::vector<std::string>{"[a,b]", "*.o", "[]x]*", "\\[", "\\\\[!a]", "[[:digit:]]"});
+  CHECK_THAT(message_of({"--exclude", "\\\\[a", "p"}), contains_text("without its ]"));
+  CHECK_THAT(message_of({"--exclude", "[]", "p"}), contains_text("without its ]"));
+}
+
 TEST_CASE("without options there are defaults") {
   const digest::options made = parse({"p"}).options;
   CHECK(made.algorithm == "sha256");
@@ -302,6 +310,60 @@ TEST_CASE("a tree deeper than the walk keeps open is walked to its end on every 
                              [](std::string_view name, std::string_view) { FAIL(name); });
   CHECK(walker.walk(place.path().string()));
   CHECK(found == expected);
+}
+
+TEST_CASE("links are followed to the end and back, also further than the walk keeps open") {
+  // Each directory is reached through a link from the one above, and none of them lies in another.
+  const scratch place;
+  const std::size_t depth = 3 * digest::tree_walker::open_directories + 5;
+  std::string way;
+  std::set<std::string> expected;
+  for (std::size_t level = 0; level < depth; ++level) {
+    const std::string here = "flat/" + std::to_string(level) + "/";
+    place.write(here + "a", "");
+    place.write(here + "zz/b", "");
+    if (level + 1 < depth)
+      fs::create_directory_symlink("../" + std::to_string(level + 1), place.path() / (here + "m"));
+    else
+      fs::create_directory_symlink("../0", place.path() / (here + "m"));  // a loop
+    const std::string top = place / "flat/0/";
+    expected.insert(top + way + "a");
+    expected.insert(top + way + "zz/b");
+    way += "m/";
+  }
+  std::set<std::string> found;
+  std::vector<std::string> skipped;
+  digest::walk_rules rules;
+  rules.follow_symlinks = true;
+  digest::tree_walker walker([&](digest::file_found&& file) { return found.insert(std::move(file.name)).second; },
+                             [](std::string_view name, std::string_view text) { FAIL(name << ": " << text); }, rules,
+                             [&](std::string_view name, digest::skipped why) {
+                               CHECK(why == digest::skipped::loop);
+                               skipped.emplace_back(name);
+                             });
+  CHECK(walker.walk(place / "flat/0"));
+  CHECK(found == expected);
+  REQUIRE(skipped.size() == 1);
+}
+
+TEST_CASE("the walk looks up sizes only when it is told to") {
+  const scratch place;
+  place.write("file", "12345");
+  for (const bool sizes : {false, true}) {
+    digest::walk_rules rules;
+    rules.sizes = sizes;
+    int files = 0;
+    digest::tree_walker walker(
+        [&](digest::file_found&& file) {
+          CHECK(file.size.has_value() == sizes);
+          CHECK(file.size.value_or(5) == 5);
+          return ++files != 0;
+        },
+        [](std::string_view name, std::string_view) { FAIL(name); }, rules);
+    CHECK(walker.walk(place.path().string()));
+    CHECK(walker.walk(place / "file"));
+    CHECK(files == 2);
+  }
 }
 
 TEST_CASE("a directory that is moved while the walk is deep below it is named") {
