@@ -34,13 +34,15 @@ struct file_read {
   pooled_buffer head;
   std::size_t head_bytes = 0;
   descriptor rest;
+  std::uint64_t size = 0;  ///< in bytes, as the file said when it was opened
 };
 
 /// Hasher to writer; also reader to writer when a file of a manifest could not be read.
 struct file_hashed {
   std::string name;
   std::string expected;
-  std::string hex;  ///< empty: it could not be read
+  std::string hex;          ///< empty: it could not be read
+  std::uint64_t bytes = 0;  ///< how many were hashed
 };
 
 }  // namespace digest

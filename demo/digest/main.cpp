@@ -2,12 +2,15 @@
 // it. Floor 9, room demo.
 #include "check.hpp"
 #include "console.hpp"
+#include "event_log.hpp"
+#include "line_file.hpp"
 #include "options.hpp"
 #include "output.hpp"
 #include "pipeline.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "signals.hpp"
+#include "snapshots.hpp"
 #include "text.hpp"
 #include "walker.hpp"
 
@@ -24,6 +27,8 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace digest {
 
@@ -67,6 +72,7 @@ walk_rules rules_for(const options& chosen) {
   made.excludes = chosen.excludes;
   made.follow_symlinks = chosen.follow_symlinks;
   made.one_file_system = chosen.one_file_system;
+  made.sizes = !chosen.quiet || !chosen.events.empty();
   return made;
 }
 
@@ -127,17 +133,35 @@ bool conclude_check(const std::string& path, const manifest_summary& summary, co
   return summary.malformed + unreadable + mismatched == 0;
 }
 
+/// The events' own account, as their last line.
+void finish_events(event_log& log, const penstock::shutdown_report& report, const options& chosen,
+                   const pipeline& stages) {
+  for (const penstock::subscription_report& each : report.subscriptions)
+    if (each.name == "events") log.finish(each.ledger, chosen.overflow, stages.events_depth().capacity);
+}
+
 int run(const options& chosen) {
   const auto started = std::chrono::steady_clock::now();
   provide_descriptors(chosen);
   console terminal(style_for(chosen));
   output manifest(chosen.output, terminal);
+  std::vector<file_identity> own_files = manifest.own_files();
+  std::optional<line_file> event_file;
+  std::optional<line_file> snapshot_file;
+  if (!chosen.events.empty()) own_files.push_back(event_file.emplace("--events", chosen.events, own_files).identity());
+  if (!chosen.snapshot_file.empty())
+    own_files.push_back(snapshot_file.emplace("--snapshot-file", chosen.snapshot_file, own_files).identity());
+  std::optional<event_log> log;
+  if (event_file) log.emplace(*event_file);
+  snapshot_sink snapshots(snapshot_file ? &*snapshot_file : nullptr, terminal);
   std::stop_source stop;
   const signal_watch signals(
       stop, [&] { terminal.notice("stopping in order; once more stops at once"); },
       [&](int number) { leave_at_once(128 + number, [&] { manifest.abandon(); }); });
 
-  pipeline stages(chosen, manifest, terminal, stop);
+  pipeline stages(chosen, manifest, terminal, stop, log ? &*log : nullptr, own_files);
+  if (chosen.verbose) terminal.message(stages.description());
+  if (chosen.snapshot_every) stages.take_snapshots(*chosen.snapshot_every, snapshots);
   std::optional<progress> shown(std::in_place, stages, terminal);
   manifest_summary summary;
   if (chosen.check.empty())
@@ -145,6 +169,8 @@ int run(const options& chosen) {
   else
     summary = read_manifest(chosen.check, stages.hex_digits(), stop.get_token(),
                             [&](file_found&& file) { return stages.submit(std::move(file)); });
+
+  stages.all_found();
 
   // A normal end takes the time it needs, unless there is a deadline; a signal or a failed output cuts it short.
   using namespace std::chrono_literals;
@@ -160,6 +186,9 @@ int run(const options& chosen) {
   shown.reset();
 
   int code = all_well;
+  if (chosen.verbose || !report.clean())
+    for (const penstock::subscription_report& each : report.subscriptions)
+      terminal.message("stage " + each.name + ": " + penstock::to_string(each.ledger));
   if (!chosen.report.empty()) {
     const std::string error = write_report(chosen.report, report_json(report));
     if (!error.empty()) {
@@ -174,6 +203,12 @@ int run(const options& chosen) {
   const std::uint64_t unfinished = totals.found.load() - std::min(totals.found.load(), ended) + totals.given_up.load();
   const bool writer_stuck = !report.stuck.empty() || report.abandoned_workers != 0;
   const int signal = signals.received();
+  if (log && !writer_stuck) finish_events(*log, report, chosen, stages);
+  for (const std::optional<line_file>* file : {&event_file, &snapshot_file}) {
+    if (writer_stuck || !*file || (*file)->error().empty()) continue;
+    terminal.message((*file)->error());
+    code = something_failed;
+  }
   if (signal != 0) {
     if (!writer_stuck && manifest.goes_out_at_once()) manifest.flush();
     terminal.message("interrupted: " + counted(totals.written.load(), "file", "files") + " done, " +

@@ -5,6 +5,7 @@
 #include "text.hpp"
 
 #include <penstock/base/version.hpp>
+#include <penstock/bus/snapshot.hpp>
 
 #include <CLI/CLI.hpp>
 
@@ -12,6 +13,7 @@
 #include <charconv>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 namespace digest {
 
@@ -33,8 +35,14 @@ A symbolic link is followed when it is itself a PATH, others only with --follow-
   --workers N              how many files are hashed at once, 1 to 256; default: one for each core
   --capacity N             how many events may wait before each stage, 1 to 4096; default 64.
                            Before the hasher never more than 16, because those carry up to 128 kB each.
-  --throttle STAGE=TIME    let a stage (reader, hasher, writer) rest before each event; may be repeated
+  --throttle STAGE=TIME    let a stage (reader, hasher, writer; events) rest before each event; may be repeated
   --report FILE            write what became of every event as JSON, also when interrupted
+  --events FILE            write each file's steps (found, read, hashed, written, failed) as lines of JSON, as they come;
+                           the last line says what became of all of them
+  --overflow POLICY        what happens when the steps come faster than they are written, and --capacity of them wait:
+                           block (the default: the stages wait), fail, drop_newest, drop_oldest or latest (one waits)
+  --snapshot-every TIME    write the state of the bus as a line of JSON every so often, 10ms to 24h
+  --snapshot-file FILE     where to, instead of standard error
   --deadline TIME          how long the orderly end may take; default: as long as it needs, 2s after Ctrl-C
   --quiet                  no progress and no notes, only errors
   --verbose                name what is left out and why, the pools and the channels, and what became of every event
@@ -49,6 +57,7 @@ Exit status: 0 all well; 1 something could not be read, written or verified (it 
 constexpr std::size_t largest_capacity = 4096;
 constexpr unsigned most_workers = 256;
 constexpr auto longest_throttle = std::chrono::hours(1);
+constexpr auto shortest_snapshot = std::chrono::milliseconds(10);
 constexpr auto longest_deadline = std::chrono::hours(24);
 
 /// A whole number in a range, or a usage error that says the range.
@@ -81,7 +90,7 @@ void throttle_option(options& made, const std::string& text) {
   const auto* const found = std::find(stage_names.begin(), stage_names.end(), name);
   if (found == stage_names.end())
     throw usage_error("--throttle: there is no stage '" + for_terminal(name) +
-                      "'; the stages are reader, hasher and writer");
+                      "'; the stages are reader, hasher and writer, and events with --events");
   if (equals == std::string::npos)
     throw usage_error("--throttle: '" + for_terminal(text) + "' has no time; write for instance " + name + "=5ms");
   made.throttle[static_cast<std::size_t>(found - stage_names.begin())] = duration_option(
@@ -127,6 +136,30 @@ void check_glob(const std::string& glob) {
   }
 }
 
+penstock::overflow overflow_option(const std::string& text) {
+  using penstock::overflow;
+  for (const overflow policy :
+       {overflow::block, overflow::fail, overflow::drop_newest, overflow::drop_oldest, overflow::latest})
+    if (text == penstock::to_string(policy)) return policy;
+  throw usage_error("--overflow: there is no policy '" + for_terminal(text) +
+                    "'; write block, fail, drop_newest, drop_oldest or latest");
+}
+
+/// Two options that write, or read and write, one file would destroy each other's.
+void check_distinct_files(const options& made) {
+  const std::array<std::pair<const char*, const std::string*>, 5> files = {{{"-o", &made.output},
+                                                                            {"--check", &made.check},
+                                                                            {"--report", &made.report},
+                                                                            {"--events", &made.events},
+                                                                            {"--snapshot-file", &made.snapshot_file}}};
+  for (std::size_t one = 0; one < files.size(); ++one)
+    for (std::size_t other = one + 1; other < files.size(); ++other)
+      if (!files[one].second->empty() && *files[one].second == *files[other].second &&
+          !files[one].second->starts_with("/dev/"))
+        throw usage_error(std::string(files[other].first) + ": " + for_terminal(*files[other].second) +
+                          " is the file of " + files[one].first + ", too; name another one");
+}
+
 void file_option(const CLI::Option* option, const char* name, const std::string& value) {
   if (option->count() != 0 && value.empty())
     throw usage_error(std::string(name) + ": the name of the file is empty; write one");
@@ -160,6 +193,8 @@ command parse_command_line(int count, const char* const* arguments) {
   std::string workers;
   std::string capacity;
   std::string deadline;
+  std::string overflow;
+  std::string snapshot_every;
   std::vector<std::string> throttles;
   app.add_flag("-h,--help", help);
   app.add_flag("--version", version);
@@ -171,6 +206,10 @@ command parse_command_line(int count, const char* const* arguments) {
   const CLI::Option* const output_option = app.add_option("-o,--output", result.output);
   const CLI::Option* const check_option = app.add_option("-c,--check", result.check);
   const CLI::Option* const report_option = app.add_option("--report", result.report);
+  const CLI::Option* const events_option = app.add_option("--events", result.events);
+  const CLI::Option* const overflow_given = app.add_option("--overflow", overflow);
+  const CLI::Option* const snapshot_option = app.add_option("--snapshot-every", snapshot_every);
+  const CLI::Option* const snapshot_file_option = app.add_option("--snapshot-file", result.snapshot_file);
   app.add_option("--algorithm", result.algorithm);
   const CLI::Option* const workers_option = app.add_option("--workers", workers);
   const CLI::Option* const capacity_option = app.add_option("--capacity", capacity);
@@ -205,6 +244,9 @@ command parse_command_line(int count, const char* const* arguments) {
   file_option(output_option, "-o", result.output);
   file_option(check_option, "--check", result.check);
   file_option(report_option, "--report", result.report);
+  file_option(events_option, "--events", result.events);
+  file_option(snapshot_file_option, "--snapshot-file", result.snapshot_file);
+  check_distinct_files(result);
   if (result.check.empty() && result.paths.empty())
     throw usage_error("no PATH was given; name at least one file or directory, for instance .");
   if (!result.check.empty() && !result.paths.empty())
@@ -229,6 +271,19 @@ command parse_command_line(int count, const char* const* arguments) {
   if (deadline_option->count() != 0)
     result.deadline = duration_option("--deadline", deadline, "--deadline 5s", longest_deadline);
   for (const std::string& throttle : throttles) throttle_option(result, throttle);
+  if (overflow_given->count() != 0) result.overflow = overflow_option(overflow);
+  if (snapshot_option->count() != 0) {
+    result.snapshot_every =
+        duration_option("--snapshot-every", snapshot_every, "--snapshot-every 1s", std::chrono::hours(24));
+    if (*result.snapshot_every < shortest_snapshot)
+      throw usage_error("--snapshot-every: '" + for_terminal(snapshot_every) + "' is too short; write at least 10ms");
+  }
+  if (result.events.empty() && overflow_given->count() != 0)
+    throw usage_error("--overflow is for the events that --events FILE writes; add that, or leave it out");
+  if (result.events.empty() && result.throttle[static_cast<std::size_t>(stage::events)].count() != 0)
+    throw usage_error("--throttle events is for the events that --events FILE writes; add that, or leave it out");
+  if (!result.snapshot_every && !result.snapshot_file.empty())
+    throw usage_error("--snapshot-file needs to know how often; add for instance --snapshot-every 1s");
   return made;
 }
 

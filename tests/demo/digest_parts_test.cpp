@@ -5,6 +5,7 @@
 #include "message_digest.hpp"
 #include "options.hpp"
 #include "output.hpp"
+#include "progress.hpp"
 #include "report.hpp"
 #include "support/catch.hpp"
 #include "text.hpp"
@@ -171,6 +172,38 @@ TEST_CASE("durations are a number and a unit") {
     CHECK_FALSE(digest::parse_duration(text));
 }
 
+TEST_CASE("times to come are rounded up, and the longer the coarser") {
+  CHECK(digest::human_duration(0) == "0 s");
+  CHECK(digest::human_duration(0.1) == "1 s");
+  CHECK(digest::human_duration(59.5) == "1 min 0 s");
+  CHECK(digest::human_duration(3599) == "59 min 59 s");
+  CHECK(digest::human_duration(7260) == "2 h 1 min");
+  CHECK(digest::human_duration(1e300) == "277777 h 46 min");
+}
+
+TEST_CASE("what is left is unknown, then a time by the bytes, then files") {
+  digest::totals counted;
+  counted.found = 10;
+  counted.bytes = 1000;
+  counted.bytes_known = 4000;
+  CHECK(digest::what_is_left(counted, 5s) == "unknown");  // the walk goes on
+  counted.all_found = true;
+  CHECK(digest::what_is_left(counted, 5s) == "15 s");
+  counted.unsized = 1;
+  CHECK(digest::what_is_left(counted, 5s) == "unknown");
+  counted.unsized = 0;
+  counted.bytes = 0;
+  CHECK(digest::what_is_left(counted, 5s) == "unknown");  // no speed yet
+  counted.bytes = 4000;
+  counted.written = 5;
+  counted.reported = 2;
+  counted.skipped = 1;
+  counted.elsewhere = 1;
+  CHECK(digest::what_is_left(counted, 5s) == "1 file");
+  counted.bytes = 5000;  // a file that grew
+  CHECK(digest::what_is_left(counted, 5s) == "1 file");
+}
+
 TEST_CASE("sizes have three digits") {
   CHECK(digest::human_bytes(0) == "0 B");
   CHECK(digest::human_bytes(999) == "999 B");
@@ -204,7 +237,7 @@ TEST_CASE("options are read in any order, attached or apart, and paths may be an
           .options;
   CHECK(made.paths == std::vector<std::string>{"one", "[a,b]", "-", "-x", "--quiet"});
   CHECK(made.output == "file");
-  CHECK(made.throttle == std::array<std::chrono::nanoseconds, 3>{2s, 0ns, 5ms});
+  CHECK(made.throttle == std::array<std::chrono::nanoseconds, 4>{2s, 0ns, 5ms, 0ns});
   CHECK(made.workers == 3);
   CHECK(made.capacity == 7);
   CHECK(made.deadline == 2min);
