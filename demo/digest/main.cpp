@@ -112,7 +112,8 @@ void walk_trees(const options& chosen, pipeline& stages, console& terminal) {
 }
 
 /// Tells what a manifest's check came to, as sha256sum does. False: it failed.
-bool conclude_check(const std::string& path, const manifest_summary& summary, const totals& totals, console& terminal) {
+bool conclude_check(const std::string& path, std::size_t hex_digits, const manifest_summary& summary,
+                    const totals& totals, console& terminal) {
   const std::string name = path == "-" ? "standard input" : for_terminal(path);
   if (!summary.error.empty()) {
     terminal.message(name + ": " + summary.error);
@@ -130,6 +131,8 @@ bool conclude_check(const std::string& path, const manifest_summary& summary, co
     terminal.message("WARNING: " + counted(unreadable, "listed file", "listed files") + " could not be read");
   if (mismatched != 0)
     terminal.message("WARNING: " + counted(mismatched, "computed checksum", "computed checksums") + " did NOT match");
+  if (mismatched != 0 && mismatched == summary.entries && hex_digits == 128)
+    terminal.message("sha512 and blake2b have digests of one length; was it made with the other --algorithm?");
   return summary.malformed + unreadable + mismatched == 0;
 }
 
@@ -203,7 +206,11 @@ int run(const options& chosen) {
   const std::uint64_t unfinished = totals.found.load() - std::min(totals.found.load(), ended) + totals.given_up.load();
   const bool writer_stuck = !report.stuck.empty() || report.abandoned_workers != 0;
   const int signal = signals.received();
-  if (log && !writer_stuck) finish_events(*log, report, chosen, stages);
+  // The events' own stage may have ended well while another is stuck.
+  const bool events_stuck = report.abandoned_workers > report.stuck.size() ||
+                            std::any_of(report.stuck.begin(), report.stuck.end(),
+                                        [](const auto& call) { return call.subscription == "events"; });
+  if (log && !events_stuck) finish_events(*log, report, chosen, stages);
   for (const std::optional<line_file>* file : {&event_file, &snapshot_file}) {
     if (writer_stuck || !*file || (*file)->error().empty()) continue;
     terminal.message((*file)->error());
@@ -228,7 +235,8 @@ int run(const options& chosen) {
     terminal.message(manifest.error());
     code = something_failed;
   } else {
-    if (!chosen.check.empty() && !conclude_check(chosen.check, summary, totals, terminal)) code = something_failed;
+    if (!chosen.check.empty() && !conclude_check(chosen.check, stages.hex_digits(), summary, totals, terminal))
+      code = something_failed;
     if (totals.problems.load() != 0) code = something_failed;
     if (!chosen.quiet) {
       if (totals.skipped.load() != 0) terminal.message("note: the output itself lies in the tree and was left out");
