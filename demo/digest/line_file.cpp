@@ -36,7 +36,7 @@ line_file::line_file(std::string option, const std::string& path, const std::vec
   const auto identify = [&] { identity_ = {is.st_dev, is.st_ino}; };
   if (::stat(path.c_str(), &is) == 0) {
     identify();
-    if (std::find(taken.begin(), taken.end(), identity_) != taken.end())
+    if (S_ISREG(is.st_mode) && std::find(taken.begin(), taken.end(), identity_) != taken.end())
       throw usage_error(option_ + ": " + shown_name_ + " is already written by another option; name another file");
   }
   // Without O_NONBLOCK the opening of a FIFO that nobody reads would wait.

@@ -140,7 +140,9 @@ bool conclude_check(const std::string& path, std::size_t hex_digits, const manif
 void finish_events(event_log& log, const penstock::shutdown_report& report, const options& chosen,
                    const pipeline& stages) {
   for (const penstock::subscription_report& each : report.subscriptions)
-    if (each.name == "events") log.finish(each.ledger, chosen.overflow, stages.events_depth().capacity);
+    // A call that is left behind may still be writing; another stage's does no harm here.
+    if (each.name == "events" && each.ledger.running == 0)
+      log.finish(each.ledger, chosen.overflow, stages.events_depth().capacity);
 }
 
 int run(const options& chosen) {
@@ -206,11 +208,7 @@ int run(const options& chosen) {
   const std::uint64_t unfinished = totals.found.load() - std::min(totals.found.load(), ended) + totals.given_up.load();
   const bool writer_stuck = !report.stuck.empty() || report.abandoned_workers != 0;
   const int signal = signals.received();
-  // The events' own stage may have ended well while another is stuck.
-  const bool events_stuck = report.abandoned_workers > report.stuck.size() ||
-                            std::any_of(report.stuck.begin(), report.stuck.end(),
-                                        [](const auto& call) { return call.subscription == "events"; });
-  if (log && !events_stuck) finish_events(*log, report, chosen, stages);
+  if (log) finish_events(*log, report, chosen, stages);
   for (const std::optional<line_file>* file : {&event_file, &snapshot_file}) {
     if (writer_stuck || !*file || (*file)->error().empty()) continue;
     terminal.message((*file)->error());
