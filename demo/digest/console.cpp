@@ -2,6 +2,7 @@
 // Floor 9, room demo.
 #include "console.hpp"
 
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -34,11 +35,46 @@ void console::message(std::string_view text) noexcept {
     std::string line = "penstock-digest: ";
     line += text;
     line += '\n';
+    write_line(line);
+  } catch (const std::exception&) {
+    write_line("penstock-digest: out of memory while reporting\n");
+  }
+}
+
+void console::line(std::string_view text) noexcept {
+  try {
+    write_line(std::string(text) + '\n');
+  } catch (const std::exception&) {
+    write_line("penstock-digest: out of memory while reporting\n");
+  }
+}
+
+void console::write_line(std::string_view line) noexcept {
+  {
     const std::lock_guard hold(mutex_);
     clear_locked();
     write_to_stderr(line);
-  } catch (const std::exception&) {
-    write_to_stderr("penstock-digest: out of memory while reporting\n");
+  }
+  show_notice();
+}
+
+void console::notice(const char* text) noexcept {
+  notice_.store(text);
+  show_notice();
+}
+
+void console::show_notice() noexcept {
+  while (notice_.load() != nullptr) {
+    const std::unique_lock hold(mutex_, std::try_to_lock);
+    if (!hold) return;
+    const char* const text = notice_.exchange(nullptr);
+    pollfd room{STDERR_FILENO, POLLOUT, 0};
+    // A pipe with room takes a short line whole; a stopped terminal has none.
+    if (text == nullptr || ::poll(&room, 1, 0) != 1 || (room.revents & POLLOUT) == 0) continue;
+    clear_locked();
+    write_to_stderr("penstock-digest: ");
+    write_to_stderr(text);
+    write_to_stderr("\n");
   }
 }
 
@@ -55,17 +91,19 @@ void console::progress(std::string_view text) noexcept {
       line += text;
       line += '\n';
     }
-    const std::lock_guard hold(mutex_);
-    write_to_stderr(line);
-    line_shown_ = style_ == progress_style::live;
+    {
+      const std::lock_guard hold(mutex_);
+      write_to_stderr(line);
+      line_shown_ = style_ == progress_style::live;
+    }
+    show_notice();
   } catch (const std::exception&) {
     // Progress is a courtesy; the next one may find memory again.
   }
 }
 
 void console::clear_progress() noexcept {
-  const std::lock_guard hold(mutex_);
-  clear_locked();
+  beside_progress([] {});
 }
 
 void console::clear_locked() noexcept {

@@ -2,12 +2,15 @@
 // it. Floor 9, room demo.
 #include "check.hpp"
 #include "console.hpp"
+#include "event_log.hpp"
+#include "line_file.hpp"
 #include "options.hpp"
 #include "output.hpp"
 #include "pipeline.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "signals.hpp"
+#include "snapshots.hpp"
 #include "text.hpp"
 #include "walker.hpp"
 
@@ -24,6 +27,8 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace digest {
 
@@ -62,10 +67,42 @@ std::string counted(std::uint64_t count, const char* one, const char* many) {
   return std::to_string(count) + " " + (count == 1 ? one : many);
 }
 
+walk_rules rules_for(const options& chosen) {
+  walk_rules made;
+  made.excludes = chosen.excludes;
+  made.follow_symlinks = chosen.follow_symlinks;
+  made.one_file_system = chosen.one_file_system;
+  made.sizes = !chosen.quiet || !chosen.events.empty();
+  return made;
+}
+
+/// A loop is worth a note in any case: what it leads to is there under another name.
+void note_skipped(const options& chosen, std::string_view name, skipped why, console& terminal) {
+  if (chosen.quiet || (!chosen.verbose && why != skipped::loop)) return;
+  const auto text = [&] {
+    switch (why) {
+      case skipped::excluded:
+        return "is excluded: left out";
+      case skipped::link:
+        return "is a symbolic link: left out; --follow-symlinks would follow it";
+      case skipped::dangling_link:
+        return "is a symbolic link that leads nowhere: left out";
+      case skipped::loop:
+        return "leads back to a directory that it lies in: left out";
+      case skipped::other_file_system:
+        return "lies on another file system: left out";
+    }
+    return "is left out";
+  };
+  terminal.message("note: " + for_terminal(name) + " " + text());
+}
+
 /// The producers: they run on the main thread, and wait in `submit` when the stages are behind.
 void walk_trees(const options& chosen, pipeline& stages, console& terminal) {
   tree_walker walker([&](file_found&& file) { return stages.submit(std::move(file)); },
-                     [&](std::string_view name, std::string_view text) { stages.report_problem(name, text); });
+                     [&](std::string_view name, std::string_view text) { stages.report_problem(name, text); },
+                     rules_for(chosen),
+                     [&](std::string_view name, skipped why) { note_skipped(chosen, name, why, terminal); });
   for (const std::string& path : chosen.paths) {
     struct stat named {};
     if (!chosen.quiet && ::lstat(path.c_str(), &named) == 0 && S_ISLNK(named.st_mode))
@@ -75,7 +112,8 @@ void walk_trees(const options& chosen, pipeline& stages, console& terminal) {
 }
 
 /// Tells what a manifest's check came to, as sha256sum does. False: it failed.
-bool conclude_check(const std::string& path, const manifest_summary& summary, const totals& totals, console& terminal) {
+bool conclude_check(const std::string& path, std::size_t hex_digits, const manifest_summary& summary,
+                    const totals& totals, console& terminal) {
   const std::string name = path == "-" ? "standard input" : for_terminal(path);
   if (!summary.error.empty()) {
     terminal.message(name + ": " + summary.error);
@@ -93,7 +131,18 @@ bool conclude_check(const std::string& path, const manifest_summary& summary, co
     terminal.message("WARNING: " + counted(unreadable, "listed file", "listed files") + " could not be read");
   if (mismatched != 0)
     terminal.message("WARNING: " + counted(mismatched, "computed checksum", "computed checksums") + " did NOT match");
+  if (mismatched != 0 && mismatched == summary.entries && hex_digits == 128)
+    terminal.message("sha512 and blake2b have digests of one length; was it made with the other --algorithm?");
   return summary.malformed + unreadable + mismatched == 0;
+}
+
+/// The events' own account, as their last line.
+void finish_events(event_log& log, const penstock::shutdown_report& report, const options& chosen,
+                   const pipeline& stages) {
+  for (const penstock::subscription_report& each : report.subscriptions)
+    // A call that is left behind may still be writing; another stage's does no harm here.
+    if (each.name == "events" && each.ledger.running == 0)
+      log.finish(each.ledger, chosen.overflow, stages.events_depth().capacity);
 }
 
 int run(const options& chosen) {
@@ -101,15 +150,23 @@ int run(const options& chosen) {
   provide_descriptors(chosen);
   console terminal(style_for(chosen));
   output manifest(chosen.output, terminal);
+  std::vector<file_identity> own_files = manifest.own_files();
+  std::optional<line_file> event_file;
+  std::optional<line_file> snapshot_file;
+  if (!chosen.events.empty()) own_files.push_back(event_file.emplace("--events", chosen.events, own_files).identity());
+  if (!chosen.snapshot_file.empty())
+    own_files.push_back(snapshot_file.emplace("--snapshot-file", chosen.snapshot_file, own_files).identity());
+  std::optional<event_log> log;
+  if (event_file) log.emplace(*event_file);
+  snapshot_sink snapshots(snapshot_file ? &*snapshot_file : nullptr, terminal);
   std::stop_source stop;
   const signal_watch signals(
-      stop, [&] { terminal.message("stopping in order; once more stops at once"); },
-      [&](int number) {
-        manifest.abandon();
-        ::_exit(128 + number);
-      });
+      stop, [&] { terminal.notice("stopping in order; once more stops at once"); },
+      [&](int number) { leave_at_once(128 + number, [&] { manifest.abandon(); }); });
 
-  pipeline stages(chosen, manifest, terminal, stop);
+  pipeline stages(chosen, manifest, terminal, stop, log ? &*log : nullptr, own_files);
+  if (chosen.verbose) terminal.message(stages.description());
+  if (chosen.snapshot_every) stages.take_snapshots(*chosen.snapshot_every, snapshots);
   std::optional<progress> shown(std::in_place, stages, terminal);
   manifest_summary summary;
   if (chosen.check.empty())
@@ -117,6 +174,8 @@ int run(const options& chosen) {
   else
     summary = read_manifest(chosen.check, stages.hex_digits(), stop.get_token(),
                             [&](file_found&& file) { return stages.submit(std::move(file)); });
+
+  stages.all_found();
 
   // A normal end takes the time it needs, unless there is a deadline; a signal or a failed output cuts it short.
   using namespace std::chrono_literals;
@@ -132,6 +191,9 @@ int run(const options& chosen) {
   shown.reset();
 
   int code = all_well;
+  if (chosen.verbose || !report.clean())
+    for (const penstock::subscription_report& each : report.subscriptions)
+      terminal.message("stage " + each.name + ": " + penstock::to_string(each.ledger));
   if (!chosen.report.empty()) {
     const std::string error = write_report(chosen.report, report_json(report));
     if (!error.empty()) {
@@ -141,10 +203,17 @@ int run(const options& chosen) {
   }
 
   const totals& totals = stages.counted();
-  const std::uint64_t ended = totals.written.load() + totals.reported.load() + totals.skipped.load();
+  const std::uint64_t ended =
+      totals.written.load() + totals.reported.load() + totals.skipped.load() + totals.elsewhere.load();
   const std::uint64_t unfinished = totals.found.load() - std::min(totals.found.load(), ended) + totals.given_up.load();
   const bool writer_stuck = !report.stuck.empty() || report.abandoned_workers != 0;
   const int signal = signals.received();
+  if (log) finish_events(*log, report, chosen, stages);
+  for (const std::optional<line_file>* file : {&event_file, &snapshot_file}) {
+    if (writer_stuck || !*file || (*file)->error().empty()) continue;
+    terminal.message((*file)->error());
+    code = something_failed;
+  }
   if (signal != 0) {
     if (!writer_stuck && manifest.goes_out_at_once()) manifest.flush();
     terminal.message("interrupted: " + counted(totals.written.load(), "file", "files") + " done, " +
@@ -164,7 +233,8 @@ int run(const options& chosen) {
     terminal.message(manifest.error());
     code = something_failed;
   } else {
-    if (!chosen.check.empty() && !conclude_check(chosen.check, summary, totals, terminal)) code = something_failed;
+    if (!chosen.check.empty() && !conclude_check(chosen.check, stages.hex_digits(), summary, totals, terminal))
+      code = something_failed;
     if (totals.problems.load() != 0) code = something_failed;
     if (!chosen.quiet) {
       if (totals.skipped.load() != 0) terminal.message("note: the output itself lies in the tree and was left out");

@@ -1,4 +1,4 @@
-// SHA-256 and SHA-512 through OpenSSL.
+// SHA-256, SHA-512 and BLAKE2b through OpenSSL.
 // Floor 9, room demo.
 #pragma once
 
@@ -13,7 +13,8 @@ namespace digest {
 /// An algorithm, looked up once. Threads: thread-safe.
 class algorithm {
  public:
-  /// "sha256" or "sha512". Throws std::runtime_error when OpenSSL does not offer it.
+  /// "sha256", "sha512" or "blake2b" (512 bits, as b2sum prints it). Throws std::runtime_error when OpenSSL does not
+  /// offer it.
   explicit algorithm(std::string_view name);
   std::size_t hex_digits() const noexcept { return hex_digits_; }
   const std::string& name() const noexcept { return name_; }

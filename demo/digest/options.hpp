@@ -2,6 +2,8 @@
 // Floor 9, room demo.
 #pragma once
 
+#include <penstock/bus/subscribe_options.hpp>
+
 #include <array>
 #include <chrono>
 #include <cstddef>
@@ -12,20 +14,29 @@
 
 namespace digest {
 
-enum class stage { reader, hasher, writer };
-inline constexpr std::array<const char*, 3> stage_names = {"reader", "hasher", "writer"};
+/// The stages in their order, and then what looks on when --events asks for it.
+enum class stage { reader, hasher, writer, events };
+inline constexpr std::array<const char*, 4> stage_names = {"reader", "hasher", "writer", "events"};
 
 struct options {
   std::vector<std::string> paths;
-  std::string output;  ///< empty: standard output
-  std::string check;   ///< a manifest to verify; empty: make one
-  std::string report;  ///< empty: none
+  std::string output;                                       ///< empty: standard output
+  std::string check;                                        ///< a manifest to verify; empty: make one
+  std::string report;                                       ///< empty: none
+  std::string events;                                       ///< empty: none
+  penstock::overflow overflow = penstock::overflow::block;  ///< of the events' subscription
+  std::optional<std::chrono::nanoseconds> snapshot_every;
+  std::string snapshot_file;  ///< empty: standard error
   std::string algorithm = "sha256";
   unsigned workers = 1;
   std::size_t capacity = 64;
-  std::array<std::chrono::nanoseconds, 3> throttle{};  ///< by stage
+  std::array<std::chrono::nanoseconds, 4> throttle{};  ///< by stage
   std::optional<std::chrono::nanoseconds> deadline;
+  std::vector<std::string> excludes;  ///< globs
+  bool follow_symlinks = false;
+  bool one_file_system = false;
   bool quiet = false;
+  bool verbose = false;
 };
 
 /// A command line that cannot be followed; the text names the option and what to write instead.

@@ -6,9 +6,14 @@
 #include "pipeline.hpp"
 
 #include <chrono>
+#include <string>
 #include <thread>
 
 namespace digest {
+
+/// What is left, from what is known: "unknown" until the last file has been found and every size is known, then a time
+/// at the average speed so far, then how many files have yet to be written.
+std::string what_is_left(const totals& counted, std::chrono::nanoseconds elapsed);
 
 /// Five times a second on a terminal, every two seconds elsewhere; a thread of its own, none when nothing is shown.
 class progress {

@@ -9,36 +9,35 @@
 
 #include <chrono>
 #include <exception>
+#include <utility>
 
 namespace digest {
 
 namespace {
 
-double milliseconds(std::chrono::nanoseconds time) { return std::chrono::duration<double, std::milli>(time).count(); }
+using json = nlohmann::ordered_json;
+
+json counts_of(const penstock::ledger& counts) {
+  return {
+      {"offered", counts.offered},           {"accepted", counts.accepted}, {"dropped", counts.dropped},
+      {"rejected", counts.rejected.total()}, {"pending", counts.pending},   {"handled", counts.handled},
+      {"filtered", counts.filtered},         {"failed", counts.failed},     {"discarded", counts.discarded},
+      {"evicted", counts.evicted},           {"queued", counts.queued},     {"running", counts.running},
+  };
+}
 
 }  // namespace
 
+double milliseconds(std::chrono::nanoseconds time) { return std::chrono::duration<double, std::milli>(time).count(); }
+
+std::string ledger_json(const penstock::ledger& counts) { return counts_of(counts).dump(); }
+
 std::string report_json(const penstock::shutdown_report& report) {
-  using json = nlohmann::ordered_json;
   json subscriptions = json::array();
   for (const penstock::subscription_report& subscription : report.subscriptions) {
-    const penstock::ledger& counts = subscription.ledger;
-    subscriptions.push_back({
-        {"name", subscription.name},
-        {"event", subscription.event},
-        {"offered", counts.offered},
-        {"accepted", counts.accepted},
-        {"dropped", counts.dropped},
-        {"rejected", counts.rejected.total()},
-        {"pending", counts.pending},
-        {"handled", counts.handled},
-        {"filtered", counts.filtered},
-        {"failed", counts.failed},
-        {"discarded", counts.discarded},
-        {"evicted", counts.evicted},
-        {"queued", counts.queued},
-        {"running", counts.running},
-    });
+    json row = {{"name", subscription.name}, {"event", subscription.event}};
+    row.update(counts_of(subscription.ledger));
+    subscriptions.push_back(std::move(row));
   }
   json stuck = json::array();
   for (const penstock::stuck_call& call : report.stuck)

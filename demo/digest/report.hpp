@@ -4,9 +4,16 @@
 
 #include <penstock/runtime/shutdown_report.hpp>
 
+#include <chrono>
 #include <string>
 
 namespace digest {
+
+/// With its fraction, for JSON.
+double milliseconds(std::chrono::nanoseconds time);
+
+/// The counts as one JSON object on one line.
+std::string ledger_json(const penstock::ledger& counts);
 
 /// The report as one JSON object; bytes that are no UTF-8 appear as U+FFFD.
 std::string report_json(const penstock::shutdown_report& report);

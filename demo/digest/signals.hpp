@@ -5,6 +5,7 @@
 #include "descriptor.hpp"
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <stop_token>
 #include <thread>
@@ -14,11 +15,18 @@ namespace digest {
 /// Blocks SIGINT, SIGTERM and SIGHUP and ignores SIGPIPE. Call it first in main: threads inherit the mask.
 void block_signals() noexcept;
 
+/// How long the end after a second signal may take up its time with tidying.
+inline constexpr std::chrono::milliseconds longest_tidying{100};
+
+/// Calls `tidy`, then ends the process with `code`; after `longest_tidying` it ends however far `tidy` has come, for
+/// instance into a file system that does not answer. Destroys nothing: other threads may be stuck. Call once.
+[[noreturn]] void leave_at_once(int code, const std::function<void()>& tidy) noexcept;
+
 /// Waits for the blocked signals on a thread of its own.
 class signal_watch {
  public:
-  /// `first` runs once on the watch's thread, after `stop` was requested; `second` runs on each later signal and should
-  /// end the process. Throws std::system_error.
+  /// `first` runs once on the watch's thread, after `stop` was requested, and must not wait: a second signal would not
+  /// be seen. `second` runs on each later signal and should end the process. Throws std::system_error.
   signal_watch(std::stop_source stop, std::function<void()> first, std::function<void(int)> second);
   signal_watch(const signal_watch&) = delete;
   signal_watch& operator=(const signal_watch&) = delete;

@@ -2,6 +2,7 @@
 // Floor 9, room demo.
 #include "text.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -209,6 +210,14 @@ std::string human_bytes(std::uint64_t bytes) {
   char text[32];
   std::snprintf(text, sizeof text, amount < 99.95 && unit != 0 ? "%.1f %s" : "%.0f %s", amount, units[unit]);
   return text;
+}
+
+std::string human_duration(double seconds) {
+  constexpr double longest = 1e9;  // three decades; nobody waits for the exact number
+  const auto whole = static_cast<std::uint64_t>(std::ceil(std::clamp(seconds, 0.0, longest)));
+  if (whole < 60) return std::to_string(whole) + " s";
+  if (whole < 3600) return std::to_string(whole / 60) + " min " + std::to_string(whole % 60) + " s";
+  return std::to_string(whole / 3600) + " h " + std::to_string(whole / 60 % 60) + " min";
 }
 
 }  // namespace digest

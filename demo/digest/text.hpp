@@ -45,4 +45,7 @@ std::optional<std::chrono::nanoseconds> parse_duration(std::string_view text);
 /// "12.3 MB": three digits and a decimal unit.
 std::string human_bytes(std::uint64_t bytes);
 
+/// "8 s", "2 min 5 s", "3 h 20 min": rounded up to whole seconds.
+std::string human_duration(double seconds);
+
 }  // namespace digest

@@ -1,12 +1,14 @@
-// Walks directory trees without recursion and without following links.
+// Walks directory trees without recursion, and follows links only where it is told to.
 // Floor 9, room demo.
 #include "walker.hpp"
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -28,8 +30,25 @@ const char* kind_of(mode_t mode) noexcept {
   return "of an unknown kind";
 }
 
-tree_walker::tree_walker(file_sink found, problem_sink problem)
-    : found_(std::move(found)), problem_(std::move(problem)), chunk_(std::make_unique<char[]>(chunk_bytes)) {}
+tree_walker::tree_walker(file_sink found, problem_sink problem, walk_rules rules, skip_sink skip)
+    : found_(std::move(found)),
+      problem_(std::move(problem)),
+      rules_(std::move(rules)),
+      skip_(std::move(skip)),
+      chunk_(std::make_unique<char[]>(chunk_bytes)) {}
+
+void tree_walker::skip(std::string_view name, skipped why) const {
+  if (skip_) skip_(name_of(name), why);
+}
+
+/// `name` ends with a zero byte.
+bool tree_walker::excluded(std::string_view name) const {
+  if (rules_.excludes.empty()) return false;
+  const std::string way = name_of(name).substr(root_length_);
+  return std::any_of(rules_.excludes.begin(), rules_.excludes.end(), [&](const std::string& glob) {
+    return ::fnmatch(glob.c_str(), name.data(), 0) == 0 || ::fnmatch(glob.c_str(), way.c_str(), FNM_PATHNAME) == 0;
+  });
+}
 
 std::string tree_walker::name_of(std::string_view leaf) const {
   std::string name;
@@ -48,6 +67,7 @@ bool tree_walker::walk(const std::string& path) {
   if (S_ISREG(found.st_mode)) {
     file_found file;
     file.name = path;
+    if (rules_.sizes) file.size = static_cast<std::uint64_t>(found.st_size);
     return found_(std::move(file));
   }
   if (!S_ISDIR(found.st_mode)) {
@@ -63,6 +83,7 @@ bool tree_walker::walk(const std::string& path) {
   }
   path_ = path;
   if (path_.back() != '/') path_ += '/';
+  root_length_ = path_.size();
   level top;
   top.directory = std::make_shared<const descriptor>(std::move(opened));
   top.device = top_is.st_dev;
@@ -120,31 +141,80 @@ bool tree_walker::take_entry(std::string_view name, unsigned char type) {
     }
     mode = found.st_mode;
   }
-  if (S_ISLNK(mode)) return true;
+  if (excluded(name)) {
+    skip(name, skipped::excluded);
+    return true;
+  }
+  if (S_ISLNK(mode)) {
+    if (rules_.follow_symlinks) return take_link(name);
+    skip(name, skipped::link);
+    return true;
+  }
   if (S_ISDIR(mode)) {
-    enter(name);
+    enter(name, false);
     return true;
   }
   if (!S_ISREG(mode)) {
     problem_(name_of(name), std::string("is ") + kind_of(mode) + ", not a file: left out");
     return true;
   }
+  return take_file(name, false);
+}
+
+bool tree_walker::take_link(std::string_view name) {
+  struct stat behind {};
+  if (::fstatat(levels_.back().directory->get(), name.data(), &behind, 0) != 0) {
+    if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
+      skip(name, skipped::dangling_link);
+    else
+      problem_(name_of(name), std::string("cannot be followed: ") + std::strerror(errno));
+    return true;
+  }
+  if (S_ISDIR(behind.st_mode)) {
+    enter(name, true);
+    return true;
+  }
+  if (!S_ISREG(behind.st_mode)) {
+    problem_(name_of(name), std::string("leads to what is ") + kind_of(behind.st_mode) + ", not a file: left out");
+    return true;
+  }
+  return take_file(name, true);
+}
+
+bool tree_walker::take_file(std::string_view name, bool through_link) {
   file_found file;
   file.name = name_of(name);
   file.leaf_at = path_.size();
   file.directory = levels_.back().directory;
+  file.through_link = through_link;
+  if (rules_.one_file_system) file.only_device = levels_.front().device;
+  struct stat is {};
+  if (rules_.sizes && ::fstatat(file.directory->get(), name.data(), &is, through_link ? 0 : AT_SYMLINK_NOFOLLOW) == 0)
+    file.size = static_cast<std::uint64_t>(is.st_size);
   return found_(std::move(file));
 }
 
-void tree_walker::enter(std::string_view name) {
+void tree_walker::enter(std::string_view name, bool through_link) {
   const std::size_t name_length = name.size();
-  descriptor opened(::openat(levels_.back().directory->get(), name.data(), open_flags | O_NOFOLLOW));
+  descriptor opened(
+      ::openat(levels_.back().directory->get(), name.data(), open_flags | (through_link ? 0 : O_NOFOLLOW)));
   struct stat is {};
   if (!opened || ::fstat(opened.get(), &is) != 0) {
     const int error_number = errno;
     problem_(name_of(name), error_number == ELOOP || error_number == ENOTDIR
                                 ? std::string("was a directory when it was found, and is none any more")
                                 : std::string("cannot be opened: ") + std::strerror(error_number));
+    return;
+  }
+  if (rules_.one_file_system && is.st_dev != levels_.front().device) {
+    skip(name, skipped::other_file_system);
+    return;
+  }
+  // Below a followed link any directory may be one that the walk is in.
+  if (rules_.follow_symlinks && std::any_of(levels_.begin(), levels_.end(), [&](const level& outer) {
+        return outer.device == is.st_dev && outer.inode == is.st_ino;
+      })) {
+    skip(name, skipped::loop);
     return;
   }
   path_.append(name.data(), name_length);
@@ -160,16 +230,36 @@ void tree_walker::enter(std::string_view name) {
   inner.directory = std::make_shared<const descriptor>(std::move(opened));
   inner.device = is.st_dev;
   inner.inode = is.st_ino;
+  inner.through_link = through_link;
   inner.path_length = path_.size();
   levels_.push_back(std::move(inner));
   close_far_levels();
 }
 
+/// The outermost directory stays open when links are followed: reopen_parent may need it.
 void tree_walker::close_far_levels() noexcept {
-  if (levels_.size() > open_directories) levels_[levels_.size() - 1 - open_directories].directory.reset();
+  if (levels_.size() <= open_directories) return;
+  const std::size_t far = levels_.size() - 1 - open_directories;
+  if (far != 0 || !rules_.follow_symlinks) levels_[far].directory.reset();
+}
+
+/// Opens the innermost level's directory again, from what was below it. Through a link ".." leads elsewhere, so the way
+/// is then gone from the nearest level above that is still open.
+descriptor tree_walker::reopen_parent(const descriptor& inner, bool through_link) const {
+  if (!through_link) return descriptor(::openat(inner.get(), "..", open_flags));
+  std::size_t at = levels_.size() - 1;
+  while (!levels_[at].directory) --at;
+  descriptor opened(::openat(levels_[at].directory->get(), ".", open_flags));
+  while (opened && ++at < levels_.size()) {
+    const std::size_t begin = levels_[at - 1].path_length;
+    const std::string name = path_.substr(begin, levels_[at].path_length - begin - 1);
+    opened = descriptor(::openat(opened.get(), name.c_str(), open_flags | (levels_[at].through_link ? 0 : O_NOFOLLOW)));
+  }
+  return opened;
 }
 
 void tree_walker::leave() {
+  const bool through_link = levels_.back().through_link;
   const std::shared_ptr<const descriptor> inner = std::move(levels_.back().directory);
   levels_.pop_back();
   if (levels_.empty()) return;
@@ -177,8 +267,8 @@ void tree_walker::leave() {
   level& outer = levels_.back();
   if (outer.directory) return;
 
-  // It was closed on the way down: it is the parent of where the walk was, unless somebody moved that meanwhile.
-  descriptor opened(::openat(inner->get(), "..", open_flags));
+  // It was closed on the way down: it is where it was, unless somebody moved it meanwhile.
+  descriptor opened = reopen_parent(*inner, through_link);
   struct stat is {};
   if (opened && ::fstat(opened.get(), &is) == 0 && is.st_dev == outer.device && is.st_ino == outer.inode &&
       ::lseek(opened.get(), outer.resume_at, SEEK_SET) >= 0) {

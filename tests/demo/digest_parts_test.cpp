@@ -5,6 +5,7 @@
 #include "message_digest.hpp"
 #include "options.hpp"
 #include "output.hpp"
+#include "progress.hpp"
 #include "report.hpp"
 #include "support/catch.hpp"
 #include "text.hpp"
@@ -171,6 +172,38 @@ TEST_CASE("durations are a number and a unit") {
     CHECK_FALSE(digest::parse_duration(text));
 }
 
+TEST_CASE("times to come are rounded up, and the longer the coarser") {
+  CHECK(digest::human_duration(0) == "0 s");
+  CHECK(digest::human_duration(0.1) == "1 s");
+  CHECK(digest::human_duration(59.5) == "1 min 0 s");
+  CHECK(digest::human_duration(3599) == "59 min 59 s");
+  CHECK(digest::human_duration(7260) == "2 h 1 min");
+  CHECK(digest::human_duration(1e300) == "277777 h 46 min");
+}
+
+TEST_CASE("what is left is unknown, then a time by the bytes, then files") {
+  digest::totals counted;
+  counted.found = 10;
+  counted.bytes = 1000;
+  counted.bytes_known = 4000;
+  CHECK(digest::what_is_left(counted, 5s) == "unknown");  // the walk goes on
+  counted.all_found = true;
+  CHECK(digest::what_is_left(counted, 5s) == "15 s");
+  counted.unsized = 1;
+  CHECK(digest::what_is_left(counted, 5s) == "unknown");
+  counted.unsized = 0;
+  counted.bytes = 0;
+  CHECK(digest::what_is_left(counted, 5s) == "unknown");  // no speed yet
+  counted.bytes = 4000;
+  counted.written = 5;
+  counted.reported = 2;
+  counted.skipped = 1;
+  counted.elsewhere = 1;
+  CHECK(digest::what_is_left(counted, 5s) == "1 file");
+  counted.bytes = 5000;  // a file that grew
+  CHECK(digest::what_is_left(counted, 5s) == "1 file");
+}
+
 TEST_CASE("sizes have three digits") {
   CHECK(digest::human_bytes(0) == "0 B");
   CHECK(digest::human_bytes(999) == "999 B");
@@ -191,6 +224,9 @@ TEST_CASE("digests of nothing and of abc are the published ones") {
   CHECK(abc.finish().substr(0, 32) == "ddaf35a193617abacc417349ae204131");
   CHECK(sha256.hex_digits() == 64);
   CHECK(sha512.hex_digits() == 128);
+  const digest::algorithm blake2b("blake2b");
+  CHECK(digest::message_digest(blake2b).finish().substr(0, 32) == "786a02f742015903c6c6fd852552d272");
+  CHECK(blake2b.hex_digits() == 128);
   CHECK_THROWS_WITH(digest::algorithm("md77"), contains_text("md77"));
 }
 
@@ -201,11 +237,19 @@ TEST_CASE("options are read in any order, attached or apart, and paths may be an
           .options;
   CHECK(made.paths == std::vector<std::string>{"one", "[a,b]", "-", "-x", "--quiet"});
   CHECK(made.output == "file");
-  CHECK(made.throttle == std::array<std::chrono::nanoseconds, 3>{2s, 0ns, 5ms});
+  CHECK(made.throttle == std::array<std::chrono::nanoseconds, 4>{2s, 0ns, 5ms, 0ns});
   CHECK(made.workers == 3);
   CHECK(made.capacity == 7);
   CHECK(made.deadline == 2min);
   CHECK_FALSE(made.quiet);
+}
+
+TEST_CASE("globs may be repeated and hold anything a glob may") {
+  CHECK(parse({"--exclude", "[a,b]", "--exclude=*.o", "p", "--exclude", "[]x]*", "--exclude", "\\[", "--exclude",
+               "\\\\[!a]", "--exclude", "[[:digit:]]"})
+            .options.excludes == std::vector<std::string>{"[a,b]", "*.o", "[]x]*", "\\[", "\\\\[!a]", "[[:digit:]]"});
+  CHECK_THAT(message_of({"--exclude", "\\\\[a", "p"}), contains_text("without its ]"));
+  CHECK_THAT(message_of({"--exclude", "[]", "p"}), contains_text("without its ]"));
 }
 
 TEST_CASE("without options there are defaults") {
@@ -299,6 +343,60 @@ TEST_CASE("a tree deeper than the walk keeps open is walked to its end on every 
                              [](std::string_view name, std::string_view) { FAIL(name); });
   CHECK(walker.walk(place.path().string()));
   CHECK(found == expected);
+}
+
+TEST_CASE("links are followed to the end and back, also further than the walk keeps open") {
+  // Each directory is reached through a link from the one above, and none of them lies in another.
+  const scratch place;
+  const std::size_t depth = 3 * digest::tree_walker::open_directories + 5;
+  std::string way;
+  std::set<std::string> expected;
+  for (std::size_t level = 0; level < depth; ++level) {
+    const std::string here = "flat/" + std::to_string(level) + "/";
+    place.write(here + "a", "");
+    place.write(here + "zz/b", "");
+    if (level + 1 < depth)
+      fs::create_directory_symlink("../" + std::to_string(level + 1), place.path() / (here + "m"));
+    else
+      fs::create_directory_symlink("../0", place.path() / (here + "m"));  // a loop
+    const std::string top = place / "flat/0/";
+    expected.insert(top + way + "a");
+    expected.insert(top + way + "zz/b");
+    way += "m/";
+  }
+  std::set<std::string> found;
+  std::vector<std::string> skipped;
+  digest::walk_rules rules;
+  rules.follow_symlinks = true;
+  digest::tree_walker walker([&](digest::file_found&& file) { return found.insert(std::move(file.name)).second; },
+                             [](std::string_view name, std::string_view text) { FAIL(name << ": " << text); }, rules,
+                             [&](std::string_view name, digest::skipped why) {
+                               CHECK(why == digest::skipped::loop);
+                               skipped.emplace_back(name);
+                             });
+  CHECK(walker.walk(place / "flat/0"));
+  CHECK(found == expected);
+  REQUIRE(skipped.size() == 1);
+}
+
+TEST_CASE("the walk looks up sizes only when it is told to") {
+  const scratch place;
+  place.write("file", "12345");
+  for (const bool sizes : {false, true}) {
+    digest::walk_rules rules;
+    rules.sizes = sizes;
+    int files = 0;
+    digest::tree_walker walker(
+        [&](digest::file_found&& file) {
+          CHECK(file.size.has_value() == sizes);
+          CHECK(file.size.value_or(5) == 5);
+          return ++files != 0;
+        },
+        [](std::string_view name, std::string_view) { FAIL(name); }, rules);
+    CHECK(walker.walk(place.path().string()));
+    CHECK(walker.walk(place / "file"));
+    CHECK(files == 2);
+  }
 }
 
 TEST_CASE("a directory that is moved while the walk is deep below it is named") {
