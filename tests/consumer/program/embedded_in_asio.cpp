@@ -137,15 +137,16 @@ struct client {
         socket.shutdown(tcp::socket::shutdown_send);
         return std::stoull(read_line());
     }
-    /// Writes as much as it may without waiting, until it may write nothing for a tenth of a second.
-    std::size_t write_until_held_back(const std::string& text) {
+    /// Writes as much as it may without waiting, until it may write nothing for a tenth of a second while `held` is true.
+    template <class F>
+    std::size_t write_until_held_back(const std::string& text, F held) {
         std::size_t written = 0;
         socket.non_blocking(true);
         while (written < text.size()) {
             boost::system::error_code failed;
             written += socket.write_some(asio::buffer(text) + written, failed);
             pollfd ready{socket.native_handle(), POLLOUT, 0};
-            if (failed == asio::error::would_block && ::poll(&ready, 1, 100) == 0) break;
+            if (failed == asio::error::would_block && ::poll(&ready, 1, 100) == 0 && held()) break;
         }
         socket.non_blocking(false);
         return written;
@@ -193,7 +194,7 @@ int main() {
     // The store is shut: the books fill up, then the connection waits, then the client.
     const std::string flood = numbered_lines(2'000'000);
     client hose(where);
-    const std::size_t written = hose.write_until_held_back(flood);
+    const std::size_t written = hose.write_until_held_back(flood, [&] { return booking.ledger().pending == 1; });
     expect(written < flood.size() / 2, "a client is held back when the books are behind");
     expect(booking.ledger().pending == 1, "the connection waits for a seat");
     expect(booking.ledger().accepted <= 16 + 1, "no more is taken than there are seats, and the one in the call");
@@ -201,7 +202,8 @@ int main() {
     expect(asio::post(own.front, asio::use_future([] { return true; })).get(), "a connection that waits holds no strand");
 
     store_opens.expires_after(0s);
-    const std::uint64_t lines_begun = static_cast<std::uint64_t>(std::count(flood.begin(), flood.begin() + static_cast<std::ptrdiff_t>(written), '\n')) + 1;
+    const auto end_of_written = flood.begin() + static_cast<std::ptrdiff_t>(written);
+    const std::uint64_t lines_begun = static_cast<std::uint64_t>(std::count(flood.begin(), end_of_written, '\n')) + 1;
     hose.send(flood.substr(written, flood.find('\n', written) + 1 - written));
     expect(hose.finish() == lines_begun, "every line of the client that was held back is taken");
 
@@ -242,7 +244,8 @@ int main() {
     std::uint64_t booked = 0;
     for (const auto& [number, lines] : own.books) {
         std::uint64_t next = 0;
-        for (const std::string& line : lines) expect(line == std::to_string(++next), "each connection's lines are booked in order");
+        for (const std::string& line : lines)
+            expect(line == std::to_string(++next), "each connection's lines are booked in order");
         booked += next;
     }
     expect(own.books.size() == 6, "every connection is in the books");

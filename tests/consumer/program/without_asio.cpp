@@ -123,7 +123,8 @@ void signals_are_the_applications() {
     }
     (void)pthread_sigmask(SIG_SETMASK, nullptr, &after);
     expect(signals_here > 0 && signals_elsewhere == 0, "no thread of the library's takes a signal of the process");
-    expect(how_is(SIGUSR1).sa_handler == on_signal && how_is(SIGTERM).sa_handler == SIG_DFL && how_is(SIGPIPE).sa_handler == SIG_DFL,
+    expect(how_is(SIGUSR1).sa_handler == on_signal && how_is(SIGTERM).sa_handler == SIG_DFL &&
+               how_is(SIGPIPE).sa_handler == SIG_DFL,
            "the library changes no signal's disposition");
     for (int signal = 1; signal < NSIG; ++signal)
         expect(sigismember(&before, signal) == sigismember(&after, signal), "the library leaves the caller's signal mask alone");
