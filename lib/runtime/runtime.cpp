@@ -7,8 +7,14 @@
 #include "exec/context.hpp"
 #include "exec/worker_pool_options.hpp"
 #include "runtime/log.hpp"
+#include "runtime/shutdown_machine.hpp"
 #include "sync/parker.hpp"
+#include "task/registry_core.hpp"
 
+#include <penstock/runtime/signal_watcher.hpp>
+
+#include <atomic>
+#include <csignal>
 #include <map>
 #include <new>
 #include <optional>
@@ -24,6 +30,7 @@ struct runtime_options::fields {
   unique_function<void(const std::string&)> on_unmatched;
   unique_function<void(const failure&)> on_escalate;
   std::chrono::nanoseconds shutdown_within = std::chrono::seconds(5);
+  std::vector<int> signals;
   std::shared_ptr<execution_environment> environment;
 };
 
@@ -72,6 +79,13 @@ runtime_options& runtime_options::shutdown_within(std::chrono::nanoseconds limit
 runtime_options&& runtime_options::shutdown_within(std::chrono::nanoseconds limit) && {
   return std::move(shutdown_within(limit));
 }
+runtime_options& runtime_options::stop_on_signals(std::vector<int> signals) & {
+  made().signals = std::move(signals);
+  return *this;
+}
+runtime_options&& runtime_options::stop_on_signals(std::vector<int> signals) && {
+  return std::move(stop_on_signals(std::move(signals)));
+}
 runtime_options& runtime_options::environment(std::shared_ptr<execution_environment> given) & {
   made().environment = std::move(given);
   return *this;
@@ -92,18 +106,38 @@ struct runtime::state {
   std::map<std::string, scheduler_ptr, std::less<>> pools;
   std::optional<event_bus> bus;
   detail::bus_core* core = nullptr;
+  std::optional<task_registry> tasks;
+  detail::registry_core* registry = nullptr;
+  std::optional<signal_watcher> signals;
 
-  std::vector<ref_ptr<detail::subscription_core>> ending;  // of whoever has begun to shut down
+  // Of whoever drives the shutdown.
+  std::vector<ref_ptr<detail::subscription_core>> ending;
+  std::vector<std::uint64_t> running_before;  // what ran when the drain began, and still runs, has run all the time between
+  detail::registry_core::entries ending_tasks;
 
+  std::atomic<bool> give_up{false};  // somebody forces the end
   mutex m;  // protects what follows; taken with no other lock held
-  bool begun PENSTOCK_GUARDED_BY(m) = false;
+  shutdown_machine machine PENSTOCK_GUARDED_BY(m);
+  shutdown_actions left_to_do PENSTOCK_GUARDED_BY(m);  // there was no memory for them
+  std::string reason PENSTOCK_GUARDED_BY(m);
+  bool driven PENSTOCK_GUARDED_BY(m) = false;
   shutdown_report report PENSTOCK_GUARDED_BY(m);
   sync::atomic<std::uint32_t> done{0};     // 1: the report is final
-  sync::atomic<std::uint32_t> changes{0};  // moves when a shutdown has ended, or has given up for want of memory
+  sync::atomic<std::uint32_t> changes{0};  // moves when a shutdown has been requested or has ended, or nobody drives it
 
-  shutdown_report shut_down(std::chrono::nanoseconds limit, std::string_view reason);
-  shutdown_report end_everything(steady_time began, std::chrono::nanoseconds limit, std::string_view reason);
-  shutdown_report look(std::string_view reason, steady_time began);
+  shutdown_report shut_down(std::chrono::nanoseconds limit, std::string_view why);
+  void request(std::chrono::nanoseconds limit, std::string_view why);
+  void force() noexcept;
+  void moved() noexcept {
+    changes.fetch_add(1);
+    sync::unpark_all(&changes);
+  }
+  shutdown_report drive();
+  bool wait_for(shutdown_phase phase, steady_time deadline);
+  void do_what_is_left();
+  void perform(const shutdown_actions& actions);
+  shutdown_report finish();
+  shutdown_report look();
 };
 
 runtime::runtime() : runtime(runtime_options()) {}
@@ -118,14 +152,27 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
   made.pools.try_emplace("default");
   made.pools.try_emplace("blocking").first->second.may_wait(true);
   const std::shared_ptr<log> lines = s.lines;
+  if (!made.on_failure) made.on_failure = [lines](const failure& record) { lines->error(to_string(record)); };
+  if (!made.on_escalate)
+    made.on_escalate = [lines](const failure& record) { lines->error("shutting down because of: " + to_string(record)); };
+  // One hook for handlers and tasks.
+  const auto on_failure = std::make_shared<unique_function<void(const failure&)>>(std::move(made.on_failure));
+  const auto on_escalate = std::make_shared<unique_function<void(const failure&)>>(std::move(made.on_escalate));
+  const auto escalate = [on_escalate, weak = std::weak_ptr<state>(state_)](const failure& record) {
+    if (const auto owner = weak.lock())
+      owner->request(owner->default_limit, "escalated by " + (record.task.empty() ? record.subscription : record.task));
+    (*on_escalate)(record);
+  };
+  const auto log_line = [lines](const std::string& line) { lines->error(line); };
   detail::bus_hooks hooks;
   hooks.on_unmatched = std::move(made.on_unmatched);
-  hooks.on_escalate = std::move(made.on_escalate);
-  hooks.log = [lines](const std::string& line) { lines->error(line); };
-  if (made.on_failure)
-    hooks.on_failure = std::move(made.on_failure);
-  else
-    hooks.on_failure = [lines](const failure& record) { lines->error(to_string(record)); };
+  hooks.on_escalate = escalate;
+  hooks.log = log_line;
+  hooks.on_failure = [on_failure](const failure& record) { (*on_failure)(record); };
+  detail::registry_hooks task_hooks;
+  task_hooks.on_failure = [on_failure](const failure& record) { (*on_failure)(record); };
+  task_hooks.on_escalate = escalate;
+  task_hooks.log = log_line;
   try {
     for (auto& [name, pool] : made.pools) {
       if (!pool.get().on_failure)
@@ -134,6 +181,19 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
     }
     s.core = new detail::bus_core(s.environment, s.pools.at("default"), std::move(hooks));
     s.bus.emplace(s.core);
+    s.registry = new detail::registry_core(s.environment, s.pools.at("blocking"), s.pools.at("default"),
+                                           std::move(task_hooks));
+    s.tasks.emplace(s.registry);
+    if (!made.signals.empty()) {
+      // Only from the watcher's own thread, which ends before the state does.
+      s.signals.emplace(made.signals, [&s](int signal, unsigned times) {
+        if (times == 1)
+          s.request(s.default_limit, std::string("signal ") + sigabbrev_np(signal));
+        else if (times == 2)
+          s.force();
+        if (times >= 2) s.signals->restore_default(signal);
+      });
+    }
   } catch (...) {
     s.environment->stop_pools(no_deadline);
     throw;
@@ -142,6 +202,7 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
 
 runtime::~runtime() {
   state& s = *state_;
+  s.signals.reset();
   if (s.core->forked()) {
     // The threads did not come along: there is nobody to join, and their locks may be held for ever.
     new std::shared_ptr<state>(std::move(state_));
@@ -163,6 +224,7 @@ runtime::~runtime() {
   }
   if (!exec::may_wait_here()) {
     // Destroyed by one of its own handlers: no thread may wait here, so the workers end by themselves.
+    s.force();
     s.core->close();
     const auto core_cause = s.core->make_cause(cancel_kind::shutdown, "runtime", "destroyed by one of its own handlers");
     try {
@@ -178,6 +240,7 @@ runtime::~runtime() {
 }
 
 event_bus& runtime::bus() noexcept { return *state_->bus; }
+task_registry& runtime::tasks() noexcept { return *state_->tasks; }
 
 scheduler_ptr runtime::pool(std::string_view name) const {
   const auto found = state_->pools.find(name);
@@ -196,103 +259,253 @@ shutdown_report runtime::shutdown_within(std::chrono::nanoseconds limit, std::st
   return keep->shut_down(limit, reason);
 }
 
-shutdown_report runtime::state::look(std::string_view reason, steady_time began) {
+void runtime::request_shutdown(std::string_view reason) noexcept {
+  const std::shared_ptr<state> keep = state_;
+  try {
+    keep->request(keep->default_limit, reason);
+  } catch (...) {  // no memory for its lists: they are made by whoever drives it
+  }
+}
+
+void runtime::force_shutdown() noexcept {
+  const std::shared_ptr<state> keep = state_;
+  keep->force();
+}
+
+bool runtime::shutdown_requested() const noexcept {
+  state& s = *state_;
+  lock_guard lock(s.m);
+  return s.machine.begun();
+}
+
+shutdown_report runtime::wait_for_shutdown() {
+  const std::shared_ptr<state> keep = state_;
+  if (!exec::may_wait_here())
+    throw std::system_error(make_error_code(errc::would_deadlock),
+                            "wait_for_shutdown: a handler, a hook or a task may not wait; it is for the main thread");
+  for (;;) {
+    const std::uint32_t seen = keep->changes.load();
+    if (shutdown_requested()) return keep->shut_down(keep->default_limit, "");
+    sync::park(keep->changes, seen, no_deadline);
+  }
+}
+
+shutdown_report runtime::state::look() {
   shutdown_report moment;
-  moment.reason = reason;
   for (const auto& each : core->subscriptions()) moment.subscriptions.push_back({each->name, each->event(), each->ledger()});
-  moment.elapsed = environment->time().now() - began;
+  moment.tasks = registry->report(registry->live({}), environment->time().now());
+  lock_guard lock(m);
+  moment.reason = reason;
+  moment.elapsed = environment->time().now() - machine.began();
+  moment.tasks.elapsed = moment.elapsed;
   return moment;
 }
 
-shutdown_report runtime::state::end_everything(steady_time began, std::chrono::nanoseconds limit, std::string_view reason) {
-  const clock& time = environment->time();
-  // One budget: what the drain leaves of it, at least a tenth, is for calls that end when they are asked to.
-  const steady_time deadline = deadline_after(began, limit);
-  const steady_time drain_until =
-      deadline == no_deadline ? no_deadline : deadline_after(began, (deadline - began) / 10 * 9);
-  core->begin_drain(drain_until);
-  // Kept: a shutdown that gave up for want of memory has ended some of them already, and their accounts are due.
-  if (ending.empty()) ending = core->subscriptions();
-  const std::vector<ref_ptr<detail::subscription_core>>& all = ending;
-  shutdown_report made;
-  made.reason = reason;
-  std::vector<std::uint64_t> running_before;  // what runs now and still runs at the end has run all the time between
-  for (const auto& each : all) running_before.push_back(each->running_sequence());
-  made.drained = core->wait_idle(drain_until);
+// --- the shell around the shutdown's state machine -----------------------------------------------------------------------
 
-  core->close();
-  if (made.drained) {
+/// What needs no waiting happens here, on whatever stack: all of the first step, and the second if there is no task to wait for.
+void runtime::state::request(std::chrono::nanoseconds limit, std::string_view why) {
+  const steady_time now = environment->time().now();
+  const bool keeps = registry->live_count(stop_order::keep_until_drained) > 0;
+  std::string text(why);
+  {
+    lock_guard lock(m);
+    if (machine.begun()) return;
+    reason = std::move(text);
+    left_to_do = machine.begin(now, deadline_after(now, limit), keeps);
+    driven = true;  // by us, for this moment
+  }
+  struct handing_on {
+    state& s;
+    ~handing_on() {
+      {
+        lock_guard lock(s.m);
+        s.driven = false;
+      }
+      s.moved();
+    }
+  } when_left{*this};
+  do_what_is_left();
+  if (registry->live_count(stop_order::stop_first) > 0) return;
+  {
+    lock_guard lock(m);
+    left_to_do = machine.on(shutdown_event::condition_holds, now);
+  }
+  do_what_is_left();
+}
+
+/// Whoever drives. Without memory it throws, and the same is left.
+void runtime::state::do_what_is_left() {
+  shutdown_actions to_do;
+  {
+    lock_guard lock(m);
+    to_do = left_to_do;
+  }
+  perform(to_do);
+  lock_guard lock(m);
+  left_to_do = {};
+}
+
+void runtime::state::force() noexcept {
+  {
+    lock_guard lock(m);
+    static_cast<void>(machine.on(shutdown_event::force, environment->time().now()));
+    if (!machine.forced()) return;
+  }
+  give_up.store(true);
+  core->wake_waiters();
+  registry->wake_waiters();
+}
+
+/// Each of these may be done twice: when there was no memory the first time.
+void runtime::state::perform(const shutdown_actions& actions) {
+  if (actions.ask_first_tasks) {
+    registry->refuse({});
+    ending_tasks = registry->live({});
+    detail::registry_core::ask(registry->live({{}, stop_order::stop_first}),
+                               registry->make_cause(cancel_kind::shutdown, "runtime", "the runtime ends"));
+  }
+  if (actions.close_intake) {
+    steady_time until{};
+    {
+      lock_guard lock(m);
+      until = machine.drain_until();
+    }
+    core->close_intake();
+    core->begin_drain(until);
+    ending = core->subscriptions();
+    running_before.clear();
+    for (const auto& each : ending) running_before.push_back(each->running_sequence());
+  }
+  if (actions.close_bus) core->close();
+  if (actions.end_drained) {
     // A publish that was admitted before the intake closed may have been seated only now: it is handled, not discarded.
-    for (const auto& each : all) {
+    for (const auto& each : ending) {
       each->begin_drain();
       each->try_reap();
     }
-    for (const auto& each : all)
-      if (!each->wait_ended(deadline)) made.drained = false;
   }
-  const auto why = core->make_cause(cancel_kind::shutdown, "runtime", "the drain ended at its deadline");
-  for (const auto& each : all) {
-    each->stop();
-    if (!made.drained) each->request_stop(why);
-    each->try_reap();
+  if (actions.cancel_calls) {
+    const auto why = core->make_cause(cancel_kind::shutdown, "runtime", "the drain ended at its deadline");
+    for (const auto& each : ending) {
+      each->stop();
+      each->request_stop(why);
+      each->try_reap();
+    }
   }
-  for (const auto& each : all)
-    if (!each->wait_ended(deadline)) each->abandoned.store(true);
+  if (actions.abandon_calls) {
+    for (const auto& each : ending)
+      if (!each->try_reap()) each->abandoned.store(true);
+  }
+  if (actions.ask_kept_tasks)
+    detail::registry_core::ask(registry->live({}),
+                               registry->make_cause(cancel_kind::shutdown, "runtime", "the runtime ends"));
+}
+
+/// Whether what the phase waits for has come, before its deadline.
+bool runtime::state::wait_for(shutdown_phase phase, steady_time deadline) {
+  switch (phase) {
+    case shutdown_phase::open:
+    case shutdown_phase::done: break;
+    case shutdown_phase::stopping_tasks: return registry->wait_none(stop_order::stop_first, deadline, give_up);
+    case shutdown_phase::draining: return core->wait_idle(deadline, &give_up);
+    case shutdown_phase::closing:
+    case shutdown_phase::cancelling: {
+      bool all = true;
+      for (const auto& each : ending)
+        if (!each->wait_ended(deadline, &give_up)) all = false;
+      return all;
+    }
+    case shutdown_phase::stopping_kept: return registry->wait_none(stop_order::keep_until_drained, deadline, give_up);
+  }
+  return true;
+}
+
+shutdown_report runtime::state::drive() {
+  for (;;) {
+    do_what_is_left();
+    shutdown_phase phase{};
+    steady_time deadline{};
+    {
+      lock_guard lock(m);
+      phase = machine.phase();
+      deadline = machine.phase_deadline();
+    }
+    if (phase == shutdown_phase::done) return finish();
+    const bool holds = wait_for(phase, deadline);
+    lock_guard lock(m);
+    left_to_do = machine.on(holds ? shutdown_event::condition_holds : shutdown_event::time_passed,
+                            environment->time().now());
+  }
+}
+
+shutdown_report runtime::state::finish() {
+  const clock& time = environment->time();
+  shutdown_report made;
+  steady_time began{};
+  steady_time deadline{};
+  {
+    lock_guard lock(m);
+    made.reason = reason;
+    made.drained = machine.drained();
+    made.forced = machine.forced();
+    began = machine.began();
+    deadline = machine.deadline();
+  }
   const steady_time now = time.now();
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    detail::subscription_core& each = *all[i];
+  for (std::size_t i = 0; i < ending.size(); ++i) {
+    detail::subscription_core& each = *ending[i];
     if (each.ended()) continue;
     const std::uint64_t running = each.running_sequence();
     const auto at_least = running == running_before[i] ? now - began : steady_time::duration::zero();
     made.stuck.push_back({each.name, each.event(), running, at_least, each.file, each.line});
   }
-  const steady_time soon = deadline_after(time.now(), at_once);
+  made.tasks = registry->report(ending_tasks, began);
+  const steady_time soon = deadline_after(now, at_once);
   made.abandoned_workers = environment->stop_pools(deadline > soon ? deadline : soon);
-  for (const auto& each : all) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
+  for (const auto& each : ending) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
+  made.tasks.counts = registry->counts();
   made.elapsed = time.now() - began;
   return made;
 }
 
-shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::string_view reason) {
-  const clock& time = environment->time();
-  const steady_time began = time.now();
+shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::string_view why) {
   if (core->forked()) {  // the locks may be held for ever by threads that did not come along
     shutdown_report nothing;
     nothing.reason = "forked: this process has none of the runtime's threads";
     return nothing;
   }
-  core->close_intake();
-  if (!exec::may_wait_here() && done.load() == 0) return look(reason, began);
+  request(limit, why);
+  if (!exec::may_wait_here() && done.load() == 0) return look();
   for (;;) {
     const std::uint32_t seen = changes.load();
     {
       lock_guard lock(m);
       if (done.load() != 0) return report;
-      if (!std::exchange(begun, true)) break;  // by us, then
+      if (!std::exchange(driven, true)) break;  // by us, then
     }
     sync::park(changes, seen, no_deadline);
   }
 
   shutdown_report made;
   try {
-    made = end_everything(began, limit, reason);
+    made = drive();
   } catch (...) {  // no memory for the lists: what has been done stays done, and it can be asked again
     {
       lock_guard lock(m);
-      begun = false;
+      driven = false;
     }
-    changes.fetch_add(1);
-    sync::unpark_all(&changes);
+    moved();
     throw;
   }
   {
     lock_guard lock(m);
     report = std::move(made);
     ending.clear();
+    ending_tasks.clear();
     done.store(1);
   }
-  changes.fetch_add(1);
-  sync::unpark_all(&changes);
+  moved();
   lock_guard lock(m);
   return report;
 }
