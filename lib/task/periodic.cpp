@@ -73,6 +73,7 @@ class one_call final : public task_waiter, public task_awaitable, private runnab
 
 }  // namespace
 
+PENSTOCK_CATCHES_FORCED_UNWIND
 task<void> tick_for_ever(std::shared_ptr<periodic> plan) {
   const clock& time = plan->entry->core().time();
   steady_time due = deadline_after(time.now(), plan->period);
@@ -86,8 +87,11 @@ task<void> tick_for_ever(std::shared_ptr<periodic> plan) {
       } else {
         co_await one_call(*plan);
       }
-    } catch (const cancelled&) {
+    } catch (const forced_unwind&) {
       throw;
+    } catch (const cancelled&) {
+      if (plan->entry->stop_requested()) throw;
+      plan->entry->tick_failed();  // somebody else's, that the tick let through
     } catch (...) {
       plan->entry->tick_failed();
     }

@@ -21,19 +21,22 @@ registry_core::~registry_core() = default;
 
 errc registry_core::admit(task_entry& made) noexcept {
   if (forked()) return errc::forked;
-  const std::string owner_name = made.owner();
-  std::uint64_t id = 0;
+  const std::string& owner_name = made.owner();
   try {
     lock_guard lock(m_);
     if (refusing_all_ || (!owner_name.empty() && refused_.contains(owner_name))) {
       ++counts_.refused;
       return errc::closed;
     }
-    id = next_id_;
-    std::size_t& of_owner = live_of_[owner_name];
-    tasks_.emplace(id, &made);
+    const std::uint64_t id = next_id_;
+    const auto listed = tasks_.emplace(id, &made).first;
+    try {
+      ++live_of_[owner_name];
+    } catch (...) {
+      tasks_.erase(listed);
+      throw;
+    }
     ++next_id_;
-    ++of_owner;
     ++live_of_order_[static_cast<std::size_t>(made.order())];
     ++counts_.spawned;
     ++counts_.running;
@@ -58,6 +61,7 @@ void registry_core::ended(task_entry& entry, task_fate how) noexcept {
     case task_fate::cancelled: ++counts_.cancelled; break;
     case task_fate::dropped: ++counts_.closed; break;
   }
+  entry.mark_ended();  // here, so that whoever finds no task left finds each of them ended
 }
 
 bool registry_core::any_live_locked(std::string_view owner) const noexcept {

@@ -55,8 +55,41 @@ struct task_entry::parts {
   steady_time run_began PENSTOCK_GUARDED_BY(m){};
   std::uint64_t ticks PENSTOCK_GUARDED_BY(m) = 0;
   std::uint64_t missed PENSTOCK_GUARDED_BY(m) = 0;
-  std::vector<unique_function<void(const task_handle&)>> told PENSTOCK_GUARDED_BY(m);
+  std::vector<std::unique_ptr<end_told>> told PENSTOCK_GUARDED_BY(m);
   task_wait_operation* waiters PENSTOCK_GUARDED_BY(m) = nullptr;
+};
+
+/// Somebody who is told of the end, on the task's pool. Made when it is asked for, so that the end itself needs no memory;
+/// owns itself while it is scheduled.
+struct task_entry::end_told final : runnable {
+  explicit end_told(unique_function<void(const task_handle&)>&& given) noexcept : told(std::move(given)) {}
+  void run(unsigned) override {
+    const std::unique_ptr<end_told> keep(this);
+    exec::context working{exec::context_kind::worker};
+    exec::context_scope scope(entry->parts_->pool->may_wait() ? nullptr : &working);
+    call();
+  }
+  void dropped() noexcept override {  // its pool has ended: nobody else will
+    const std::unique_ptr<end_told> keep(this);
+    exec::context hook{exec::context_kind::hook};
+    exec::context_scope scope(&hook);
+    call();
+  }
+  PENSTOCK_CATCHES_FORCED_UNWIND
+  void call() {
+    try {
+      told(task);
+    } catch (const forced_unwind&) {
+      throw;
+    } catch (...) {
+      const failure record = entry->describe_failure();
+      entry->parts_->core->report_failure(record);
+    }
+  }
+
+  unique_function<void(const task_handle&)> told;
+  task_handle task;  // since it has ended
+  task_entry* entry = nullptr;
 };
 
 task_entry::task_entry(entry_recipe&& made) : parts_(std::make_unique<parts>(std::move(made))) {}
@@ -72,6 +105,7 @@ const std::string& task_entry::owner() const noexcept { return parts_->owner; }
 stop_order task_entry::order() const noexcept { return parts_->order; }
 std::uint64_t task_entry::id() const noexcept { return parts_->id; }
 void task_entry::admitted(std::uint64_t id) noexcept { parts_->id = id; }
+void task_entry::mark_ended() noexcept { parts_->done.store(1); }
 registry_core& task_entry::core() const noexcept { return *parts_->core; }
 const scheduler_ptr& task_entry::pool() const noexcept { return parts_->pool; }
 
@@ -130,7 +164,9 @@ void task_entry::run_ended(std::exception_ptr error, bool pool_ended) noexcept {
   try {
     std::rethrow_exception(error);
   } catch (const cancelled&) {
-    step(task_event::cancelled, std::move(error), nullptr);
+    if (stop_requested()) return step(task_event::cancelled, std::move(error), nullptr);
+    failure record = describe_failure();  // somebody else's, that it let through
+    step(task_event::failed, std::move(error), &record);
   } catch (...) {
     failure record = describe_failure();  // the exception is current while the hook is told
     step(task_event::failed, std::move(error), &record);
@@ -205,12 +241,13 @@ void task_entry::pause_for(std::chrono::nanoseconds wait) noexcept {
     step(task_event::dropped, nullptr, nullptr);  // it would never be started again
     return;
   }
-  bool still = true;
+  // Stopped before the timer stood? A later pause of the same task, on another thread, may have set it again by now.
+  bool ended = false;
   {
     lock_guard lock(p.m);
-    still = p.machine.phase() == task_phase::pausing;
+    ended = p.machine.phase() == task_phase::ended;
   }
-  if (!still && p.pool->timers().disarm(p.pause.node)) release();  // stopped before the timer stood
+  if (ended && p.pool->timers().disarm(p.pause.node)) release();
 }
 
 // The user's code goes first; then it is told.
@@ -223,11 +260,10 @@ void task_entry::over() noexcept {
     how = p.machine.fate();
   }
   p.core->ended(*this, how);
-  std::vector<unique_function<void(const task_handle&)>> told;
+  std::vector<std::unique_ptr<end_told>> told;
   task_wait_operation* waiters = nullptr;
   {
     lock_guard lock(p.m);
-    p.done.store(1);
     told.swap(p.told);
     waiters = std::exchange(p.waiters, nullptr);
     for (task_wait_operation* each = waiters; each != nullptr; each = each->next_) each->linked_ = false;
@@ -242,25 +278,12 @@ void task_entry::over() noexcept {
   release();  // the registry's
 }
 
-void task_entry::tell(unique_function<void(const task_handle&)>&& told) noexcept {
+void task_entry::tell(std::unique_ptr<end_told> told) noexcept {
   retain();
-  const task_handle self(this);
-  auto shared = std::make_shared<unique_function<void(const task_handle&)>>(std::move(told));
-  errc refused = errc::closed;
-  try {
-    refused = parts_->pool->post([shared, self] { (*shared)(self); });
-  } catch (...) {
-  }
-  if (refused == errc::none) return;
-  // Its pool has ended: nobody else will.
-  exec::context hook{exec::context_kind::hook};
-  exec::context_scope scope(&hook);
-  try {
-    (*shared)(self);
-  } catch (...) {
-    const failure record = describe_failure();
-    parts_->core->report_failure(record);
-  }
+  told->task = task_handle(this);
+  told->entry = this;
+  const scheduler_ptr pool = parts_->pool;
+  pool->schedule(*told.release());
 }
 
 // --- from outside ------------------------------------------------------------------------------------------------------
@@ -301,6 +324,12 @@ std::exception_ptr task_entry::error() const noexcept {
   if (p.done.load() == 0) return nullptr;
   lock_guard lock(p.m);
   return p.error;
+}
+
+bool task_entry::stop_requested() const noexcept {
+  const parts& p = *parts_;
+  lock_guard lock(p.m);
+  return p.machine.stop_requested();
 }
 
 task_info task_entry::info() const {
@@ -346,14 +375,15 @@ task_status task_entry::wait_until(steady_time deadline) {
 void task_entry::on_done(unique_function<void(const task_handle&)> told) {
   parts& p = *parts_;
   if (p.core->forked()) return;
+  auto made = std::make_unique<end_told>(std::move(told));
   {
     lock_guard lock(p.m);
     if (p.done.load() == 0) {
-      p.told.push_back(std::move(told));
+      p.told.push_back(std::move(made));
       return;
     }
   }
-  tell(std::move(told));
+  tell(std::move(made));
 }
 
 void task_entry::count_tick(std::uint64_t missed) noexcept {

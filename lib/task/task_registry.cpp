@@ -92,6 +92,10 @@ namespace {
 
 }  // namespace
 
+void task_registry::refuse_empty(std::string_view name) {
+  refuse(errc::invalid_argument, name, "its function, or its coroutine, is empty");
+}
+
 detail::entry_recipe task_registry::recipe(std::string_view name, spawn_options&& options, bool is_function, bool once,
                                            call_site where) const {
   if (core_ == nullptr) refuse(errc::closed, name, "its registry handle is empty");

@@ -54,6 +54,7 @@ class PENSTOCK_API task_entry : private runnable {
   task_status status() const noexcept;
   task_info info() const;
   std::exception_ptr error() const noexcept;
+  bool stop_requested() const noexcept;
   bool request_stop(std::shared_ptr<const cause> why) noexcept;
   task_status wait_until(steady_time deadline);
   void on_done(unique_function<void(const task_handle&)> told);
@@ -87,7 +88,10 @@ class PENSTOCK_API task_entry : private runnable {
   void perform(const task_actions& to_do, const std::shared_ptr<const cause>& stop, const failure* record) noexcept;
   void pause_for(std::chrono::nanoseconds wait) noexcept;
   void over() noexcept;
-  void tell(unique_function<void(const task_handle&)>&& told) noexcept;
+  struct end_told;
+  void tell(std::unique_ptr<end_told> told) noexcept;
+  /// For the registry, which has just moved the account, under its lock.
+  void mark_ended() noexcept;
   failure describe_failure() noexcept;
   /// On a worker: runs the body, or starts it. Throws what the user's code throws.
   virtual void launch() = 0;

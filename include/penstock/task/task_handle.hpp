@@ -94,8 +94,9 @@ class PENSTOCK_API task_handle {
   template <class Token>
   auto async_wait(Token&& token) const;
 
-  /// Calls `told` once, when it has ended or at once if it has: posted to its pool, never on the caller's stack; but on the
-  /// stack of whoever ends it when the pool itself has ended. Throws std::bad_alloc.
+  /// Calls `told` once, when it has ended or at once if it has: scheduled on its pool, never on the caller's stack; but when
+  /// the pool itself has ended, on the stack of whoever ends it, or on the caller's. What it throws goes to `on_failure`.
+  /// Throws std::bad_alloc.
   void on_done(unique_function<void(const task_handle&)> told) const;
 
   explicit operator bool() const noexcept { return entry_ != nullptr; }

@@ -71,6 +71,15 @@ concept stoppable_function = std::is_invocable_r_v<void, F&, std::stop_token> &&
 template <class F>
 concept plain_function = std::is_invocable_v<F&> && std::is_void_v<std::invoke_result_t<F&>>;
 
+/// A null function pointer, or a wrapper with nothing in it.
+template <class F>
+bool is_empty_function(const F& f) noexcept {
+  if constexpr (std::is_pointer_v<F> || (std::is_class_v<F> && requires { f.operator bool(); }))
+    return !static_cast<bool>(f);
+  else
+    return false;
+}
+
 template <class Work>
 struct task_result {
   static_assert(stoppable_function<Work> || plain_function<Work> || makes_task<Work> || is_task<Work>,
@@ -160,6 +169,7 @@ class PENSTOCK_API task_registry {
     static_assert(detail::stoppable_function<plain> || detail::plain_function<plain> || detail::makes_task<plain>,
                   "a tick is a function that returns void and takes nothing or a std::stop_token, or one that makes a "
                   "penstock::task<void>");
+    if (detail::is_empty_function(tick)) refuse_empty(name);
     if constexpr (detail::makes_task<plain>) {
       return start_periodic(name, clamp_duration(period), std::move(options), missed,
                             unique_function<task<void>()>(std::forward<Tick>(tick)), {}, where);
@@ -205,6 +215,7 @@ class PENSTOCK_API task_registry {
   detail::registry_core* core() const noexcept { return core_; }
 
  private:
+  [[noreturn]] static void refuse_empty(std::string_view name);
   static errc errc_of(const std::system_error& refused) noexcept;
   std::string_view owner_name() const noexcept { return owner_ ? std::string_view(*owner_) : std::string_view(); }
   detail::entry_recipe recipe(std::string_view name, spawn_options&& options, bool is_function, bool once,
@@ -223,13 +234,17 @@ class PENSTOCK_API task_registry {
     if constexpr (detail::is_task<plain>) {
       static_assert(!std::is_lvalue_reference_v<Work>, "a task is spawned once: spawn(name, std::move(it))");
       auto once = recipe(name, std::move(options), false, true, where);
-      if (!work) detail::throw_empty_task();
+      if (!work) refuse_empty(name);
       return new detail::coroutine_entry<result>(std::move(once), detail::gives_once<result>(std::move(work)));
     } else if constexpr (detail::makes_task<plain>) {
-      return new detail::coroutine_entry<result>(recipe(name, std::move(options), false, false, where),
+      auto made = recipe(name, std::move(options), false, false, where);
+      if (detail::is_empty_function(work)) refuse_empty(name);
+      return new detail::coroutine_entry<result>(std::move(made),
                                                  unique_function<task<result>()>(std::forward<Work>(work)));
     } else {
-      return new detail::function_entry(recipe(name, std::move(options), true, false, where),
+      auto made = recipe(name, std::move(options), true, false, where);
+      if (detail::is_empty_function(work)) refuse_empty(name);
+      return new detail::function_entry(std::move(made),
                                         detail::with_stop_token(std::forward<Work>(work)));
     }
   }
