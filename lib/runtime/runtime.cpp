@@ -22,6 +22,8 @@
 #include <utility>
 #include <vector>
 
+#include <unistd.h>
+
 namespace penstock {
 
 struct runtime_options::fields {
@@ -112,6 +114,7 @@ struct runtime::state {
 
   // Of whoever drives the shutdown.
   std::vector<ref_ptr<detail::subscription_core>> ending;
+  steady_time drain_began{};
   std::vector<std::uint64_t> running_before;  // what ran when the drain began, and still runs, has run all the time between
   detail::registry_core::entries ending_tasks;
 
@@ -128,6 +131,27 @@ struct runtime::state {
   shutdown_report shut_down(std::chrono::nanoseconds limit, std::string_view why);
   void request(std::chrono::nanoseconds limit, std::string_view why);
   void force() noexcept;
+  bool requested() noexcept {
+    lock_guard lock(m);
+    return machine.begun();
+  }
+  bool waited_for_here(const void* by) const noexcept {
+    const exec::context* current = exec::current_context();
+    return current != nullptr && current->kind == exec::context_kind::awaited && current->lane == by;
+  }
+  /// Not in a handler or a hook, nor in one of its own tasks, nor in what the shutdown itself calls: it would wait for itself.
+  bool may_wait_for_end() const noexcept {
+    return exec::may_wait_here() && !waited_for_here(registry) && !waited_for_here(this);
+  }
+  /// The context of the user's code that the shutdown calls: stop callbacks, destructors of closures.
+  exec::context calling_out(void* by) const noexcept {
+    const exec::context* current = exec::current_context();
+    exec::context made = current != nullptr ? *current : exec::context{exec::context_kind::awaited};
+    if (!exec::may_wait_here()) return made;
+    made.kind = exec::context_kind::awaited;
+    made.lane = by;
+    return made;
+  }
   void moved() noexcept {
     changes.fetch_add(1);
     sync::unpark_all(&changes);
@@ -186,12 +210,15 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
     s.tasks.emplace(s.registry);
     if (!made.signals.empty()) {
       // Only from the watcher's own thread, which ends before the state does.
-      s.signals.emplace(made.signals, [&s](int signal, unsigned times) {
-        if (times == 1)
-          s.request(s.default_limit, std::string("signal ") + sigabbrev_np(signal));
-        else if (times == 2)
-          s.force();
-        if (times >= 2) s.signals->restore_default(signal);
+      s.signals.emplace(made.signals, [&s, made_for = made.signals](int signal, unsigned times) {
+        if (times == 1) {
+          const char* name = sigabbrev_np(signal);  // a real-time signal has none
+          s.request(s.default_limit, "signal " + (name != nullptr ? std::string(name) : std::to_string(signal)));
+          return;
+        }
+        if (times == 2) s.force();
+        for (const int each : made_for) signal_watcher::restore_default(each);
+        if (times > 2) kill(getpid(), signal);  // it came before its default effect was back
       });
     }
   } catch (...) {
@@ -208,6 +235,7 @@ runtime::~runtime() {
     new std::shared_ptr<state>(std::move(state_));
     return;
   }
+  if (s.waited_for_here(&s)) return;  // by what its own shutdown calls, which goes on and keeps what it needs
   bool done = s.done.load() != 0;
   for (unsigned tries = 0; !done; ++tries) {
     try {
@@ -222,12 +250,13 @@ runtime::~runtime() {
       done = true;
     }
   }
-  if (!exec::may_wait_here()) {
-    // Destroyed by one of its own handlers: no thread may wait here, so the workers end by themselves.
+  if (!s.may_wait_for_end() && s.done.load() == 0) {
+    // Destroyed by one of its own handlers or tasks: no thread may wait here, so the workers end by themselves.
     s.force();
     s.core->close();
     const auto core_cause = s.core->make_cause(cancel_kind::shutdown, "runtime", "destroyed by one of its own handlers");
     try {
+      detail::registry_core::ask(s.registry->live({}), core_cause);
       for (const auto& each : s.core->subscriptions()) {
         each->stop();
         each->request_stop(core_cause);
@@ -272,20 +301,16 @@ void runtime::force_shutdown() noexcept {
   keep->force();
 }
 
-bool runtime::shutdown_requested() const noexcept {
-  state& s = *state_;
-  lock_guard lock(s.m);
-  return s.machine.begun();
-}
+bool runtime::shutdown_requested() const noexcept { return !state_->core->forked() && state_->requested(); }
 
 shutdown_report runtime::wait_for_shutdown() {
   const std::shared_ptr<state> keep = state_;
-  if (!exec::may_wait_here())
+  if (!keep->may_wait_for_end())
     throw std::system_error(make_error_code(errc::would_deadlock),
                             "wait_for_shutdown: a handler, a hook or a task may not wait; it is for the main thread");
   for (;;) {
     const std::uint32_t seen = keep->changes.load();
-    if (shutdown_requested()) return keep->shut_down(keep->default_limit, "");
+    if (keep->core->forked() || keep->requested()) return keep->shut_down(keep->default_limit, "");
     sync::park(keep->changes, seen, no_deadline);
   }
 }
@@ -305,6 +330,7 @@ shutdown_report runtime::state::look() {
 
 /// What needs no waiting happens here, on whatever stack: all of the first step, and the second if there is no task to wait for.
 void runtime::state::request(std::chrono::nanoseconds limit, std::string_view why) {
+  if (core->forked()) return;
   const steady_time now = environment->time().now();
   const bool keeps = registry->live_count(stop_order::keep_until_drained) > 0;
   std::string text(why);
@@ -325,6 +351,8 @@ void runtime::state::request(std::chrono::nanoseconds limit, std::string_view wh
       s.moved();
     }
   } when_left{*this};
+  exec::context calling = calling_out(registry);
+  exec::context_scope scope(&calling);
   do_what_is_left();
   if (registry->live_count(stop_order::stop_first) > 0) return;
   {
@@ -347,6 +375,7 @@ void runtime::state::do_what_is_left() {
 }
 
 void runtime::state::force() noexcept {
+  if (core->forked()) return;
   {
     lock_guard lock(m);
     static_cast<void>(machine.on(shutdown_event::force, environment->time().now()));
@@ -374,6 +403,7 @@ void runtime::state::perform(const shutdown_actions& actions) {
     core->close_intake();
     core->begin_drain(until);
     ending = core->subscriptions();
+    drain_began = environment->time().now();
     running_before.clear();
     for (const auto& each : ending) running_before.push_back(each->running_sequence());
   }
@@ -416,12 +446,18 @@ bool runtime::state::wait_for(shutdown_phase phase, steady_time deadline) {
         if (!each->wait_ended(deadline, &give_up)) all = false;
       return all;
     }
-    case shutdown_phase::stopping_kept: return registry->wait_none(stop_order::keep_until_drained, deadline, give_up);
+    case shutdown_phase::stopping_kept: {
+      // And for those that were asked first and have not ended in their share: what the drain left is theirs too.
+      const bool kept = registry->wait_none(stop_order::keep_until_drained, deadline, give_up);
+      return registry->wait_none(stop_order::stop_first, deadline, give_up) && kept;
+    }
   }
   return true;
 }
 
 shutdown_report runtime::state::drive() {
+  exec::context calling = calling_out(this);
+  exec::context_scope scope(&calling);
   for (;;) {
     do_what_is_left();
     shutdown_phase phase{};
@@ -457,7 +493,8 @@ shutdown_report runtime::state::finish() {
     detail::subscription_core& each = *ending[i];
     if (each.ended()) continue;
     const std::uint64_t running = each.running_sequence();
-    const auto at_least = running == running_before[i] ? now - began : steady_time::duration::zero();
+    const bool all_the_time = running != 0 && running == running_before[i];
+    const auto at_least = all_the_time ? now - drain_began : steady_time::duration::zero();
     made.stuck.push_back({each.name, each.event(), running, at_least, each.file, each.line});
   }
   made.tasks = registry->report(ending_tasks, began);
@@ -476,7 +513,7 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
     return nothing;
   }
   request(limit, why);
-  if (!exec::may_wait_here() && done.load() == 0) return look();
+  if (!may_wait_for_end() && done.load() == 0) return look();
   for (;;) {
     const std::uint32_t seen = changes.load();
     {

@@ -49,7 +49,8 @@ class one_call final : public task_waiter, public task_awaitable, private runnab
   PENSTOCK_CATCHES_FORCED_UNWIND
   void run(unsigned) override {
     exec::context working{exec::context_kind::worker};
-    exec::context_scope scope(plan_->where->may_wait() ? nullptr : &working);
+    if (plan_->where->may_wait()) working = {exec::context_kind::awaited, &plan_->entry->core()};
+    exec::context_scope scope(&working);
     try {
       plan_->calls(plan_->stop.get_token());
     } catch (const forced_unwind&) {

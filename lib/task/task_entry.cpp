@@ -127,7 +127,8 @@ void task_entry::run(unsigned) {
   const auto keep = ref_ptr<task_entry>::adopt(this);
   parts& p = *parts_;
   exec::context working{exec::context_kind::worker};
-  exec::context_scope scope(p.may_wait ? nullptr : &working);
+  if (p.may_wait) working = {exec::context_kind::awaited, p.core.get()};
+  exec::context_scope scope(&working);
   std::shared_ptr<const cause> stopped;
   {
     const steady_time now = p.core->time().now();

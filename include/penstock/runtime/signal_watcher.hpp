@@ -23,8 +23,8 @@ class PENSTOCK_API signal_watcher {
   signal_watcher& operator=(const signal_watcher&) = delete;
   ~signal_watcher();
 
-  /// From now on the signal has its default effect.
-  void restore_default(int signal) noexcept;
+  /// From now on the signal has its default effect, until the watcher's end.
+  static void restore_default(int signal) noexcept;
 
  private:
   struct state;
