@@ -187,7 +187,7 @@ TEST_CASE("a coroutine's value is behind its handle, of any type that moves, and
     CHECK(**pointer.value() == 3);
     eventually([&] { return shared.use_count() == 2; });  // the test's, and the value
   }
-  CHECK(shared.use_count() == 1);
+  eventually([&] { return shared.use_count() == 1; });  // its worker may be on the way out
   const task_handle_of<int> nobody;
   CHECK(nobody.value() == nullptr);
 }
@@ -382,6 +382,8 @@ TEST_CASE("somebody else's cancelled that a body lets through is its failure, an
   ticks.wait_for(3);
   CHECK_FALSE(periodic.done());
   w.failures.wait_for(5);
+  periodic.request_cancel();
+  CHECK(periodic.wait() == task_status::cancelled);
   const auto told = w.failures.all();
   CHECK(told[0].exception.type_name == "penstock::cancelled");
   CHECK(told[4].task == "ticks");
@@ -862,7 +864,7 @@ TEST_CASE("after close a spawn is refused with a clear text, counted, and its wo
           });
         },
         [&] {
-          auto made = [](std::shared_ptr<int> own, std::atomic<int>& count) -> task<> {
+          auto made = []([[maybe_unused]] std::shared_ptr<int> own, std::atomic<int>& count) -> task<> {
             ++count;
             co_return;
           };
@@ -1005,7 +1007,7 @@ TEST_CASE("misuse of spawn and every is a typed error whose text names the task 
   const std::vector<row> rows{
       {[&] { tasks.spawn("", plain_function); }, "task \"\": a task needs a name"},
       {[&] { tasks.every("", 1ms, plain_function); }, "task \"\": a task needs a name"},
-      {[&] { tasks.spawn("a\nb", with(restart_policy().attempts(0)), plain_function); }, "task \"a\\x0Ab\": "},
+      {[&] { tasks.spawn("a\nb", with(restart_policy().attempts(0)), plain_function); }, "task \"a\\x0ab\": "},
       {[&] { tasks.spawn("x", with(restart_policy().attempts(0)), plain_function); },
        "task \"x\": restart_policy::attempts needs 1 to 10,000"},
       {[&] { tasks.spawn("x", with(restart_policy().attempts(10'001)), plain_function); },
@@ -1134,10 +1136,10 @@ TEST_CASE("the account balances at every look while tasks of all fates come and 
   std::atomic<bool> over{false};
   std::atomic<int> unbalanced{0};
   std::thread looker([&] {
-    while (!over) {
+    eventually([&] {
       if (!balanced(w.tasks)) ++unbalanced;
-      std::this_thread::yield();
-    }
+      return over.load();
+    });
   });
   std::vector<task_handle> all;
   for (int i = 0; i < 300; ++i) {
