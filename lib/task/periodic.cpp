@@ -72,6 +72,23 @@ class one_call final : public task_waiter, public task_awaitable, private runnab
   bool refused_ = false;
 };
 
+/// Throws `cancelled` when a request to stop is in force; waits for nothing.
+class go_on_unless_stopped final : public task_awaitable {
+ public:
+  bool await_ready() const noexcept { return false; }
+  template <class Promise>
+  bool await_suspend(std::coroutine_handle<Promise> frame) noexcept {
+    root_ = &frame.promise().root();
+    return false;
+  }
+  void await_resume() const {
+    if (root_->is_cancelled()) root_->throw_cancelled();
+  }
+
+ private:
+  task_root* root_ = nullptr;
+};
+
 }  // namespace
 
 PENSTOCK_CATCHES_FORCED_UNWIND
@@ -80,6 +97,7 @@ task<void> tick_for_ever(std::shared_ptr<periodic> plan) {
   steady_time due = deadline_after(time.now(), plan->period);
   for (;;) {
     co_await sleep_until(due);
+    co_await go_on_unless_stopped();  // else a tick that never begins is counted
     plan->entry->count_tick(0);
     try {
       if (plan->makes) {

@@ -919,8 +919,12 @@ TEST_CASE("where waiting is not allowed close asks all and returns at once", "[t
   const auto group = w.tasks.owner("group");
   const task_handle sleeps = group.spawn("sleeps", sleeps_for_ever());
   record<std::size_t> named;
-  gate go;
-  const task_handle stuck = group.spawn("stuck", [&] { go.wait(); });
+  gate go, running;
+  const task_handle stuck = group.spawn("stuck", [&] {
+    running.open();
+    go.wait();
+  });
+  running.wait();
   const task_handle closes = w.tasks.spawn("closes", [&]() -> task<> {
     const task_report report = group.close(1h);
     named.add(report.tasks.size());
