@@ -91,6 +91,23 @@ void registry_core::ask(const entries& tasks, const std::shared_ptr<const cause>
   for (const auto& each : tasks) static_cast<void>(each->request_stop(why));
 }
 
+void registry_core::ask_all(std::string_view owner, const std::shared_ptr<const cause>& why) noexcept {
+  std::uint64_t last = 0;
+  std::uint64_t end = 0;
+  for (;;) {
+    ref_ptr<task_entry> found;
+    {
+      lock_guard lock(m_);
+      if (end == 0) end = next_id_;
+      for (auto each = tasks_.upper_bound(last); each != tasks_.end() && each->first < end && !found; ++each)
+        if (owner.empty() || each->second->owner() == owner) found = ref_ptr<task_entry>::share(each->second);
+    }
+    if (!found) return;
+    last = found->id();
+    static_cast<void>(found->request_stop(why));
+  }
+}
+
 bool registry_core::wait_ended(const entries& tasks, steady_time deadline) {
   if (!exec::may_wait_here()) return false;
   bool all = true;

@@ -64,6 +64,8 @@ class registry_core final : public ref_counted<registry_core> {
   entries live(const task_scope& scope) const;
   /// Asks each of them to stop.
   static void ask(const entries& tasks, const std::shared_ptr<const cause>& why) noexcept;
+  /// The same for all there are now, without memory for a list.
+  void ask_all(std::string_view owner, const std::shared_ptr<const cause>& why) noexcept;
   /// Waits for their end. False: the deadline passed first, or waiting is not allowed here.
   static bool wait_ended(const entries& tasks, steady_time deadline);
   std::size_t live_count(stop_order order) const noexcept;

@@ -152,11 +152,7 @@ task_counts task_registry::counts() const noexcept { return core_ != nullptr ? c
 
 void task_registry::cancel_all(std::string_view reason) const noexcept {
   if (core_ == nullptr || core_->forked()) return;
-  try {
-    detail::registry_core::ask(core_->live({owner_name(), {}}),
-                               core_->make_cause(cancel_kind::requested, "task registry", reason));
-  } catch (...) {  // no memory for the list
-  }
+  core_->ask_all(owner_name(), core_->make_cause(cancel_kind::requested, "task registry", reason));
 }
 
 task_report task_registry::close_within(std::chrono::nanoseconds limit, std::string_view reason) const {
