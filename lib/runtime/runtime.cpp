@@ -33,6 +33,8 @@ struct runtime_options::fields {
   unique_function<void(const failure&)> on_escalate;
   std::chrono::nanoseconds shutdown_within = std::chrono::seconds(5);
   std::vector<int> signals;
+  unique_function<void(const log_record&)> log_sink;
+  log_level least = log_level::info;
   std::shared_ptr<execution_environment> environment;
 };
 
@@ -81,6 +83,18 @@ runtime_options& runtime_options::shutdown_within(std::chrono::nanoseconds limit
 runtime_options&& runtime_options::shutdown_within(std::chrono::nanoseconds limit) && {
   return std::move(shutdown_within(limit));
 }
+runtime_options& runtime_options::log_to(unique_function<void(const log_record&)> sink) & {
+  made().log_sink = std::move(sink);
+  return *this;
+}
+runtime_options&& runtime_options::log_to(unique_function<void(const log_record&)> sink) && {
+  return std::move(log_to(std::move(sink)));
+}
+runtime_options& runtime_options::log_from(log_level least) & {
+  made().least = least;
+  return *this;
+}
+runtime_options&& runtime_options::log_from(log_level least) && { return std::move(log_from(least)); }
 runtime_options& runtime_options::stop_on_signals(std::vector<int> signals) & {
   made().signals = std::move(signals);
   return *this;
@@ -99,10 +113,41 @@ runtime_options&& runtime_options::environment(std::shared_ptr<execution_environ
 namespace {
 /// Workers that are in no call end within this; it is theirs even when the budget is spent.
 constexpr std::chrono::milliseconds at_once{20};
+
+/// A report that is not clean, a record for each thing that was left.
+void tell(log& lines, const shutdown_report& report) {
+  lines.write(log_record(log_level::warning, report.drained ? "the shutdown left something" : "the shutdown was not drained")
+                  .with("reason", report.reason)
+                  .with("took", report.elapsed)
+                  .with("forced", report.forced)
+                  .with("undelivered", report.undelivered())
+                  .with("abandoned_workers", report.abandoned_workers));
+  for (const stuck_call& each : report.stuck)
+    lines.write(log_record(log_level::warning, "stuck call")
+                    .with("subscription", each.subscription)
+                    .with("event", each.event)
+                    .with("sequence", each.sequence)
+                    .with("at_least", each.at_least)
+                    .with("file", each.file)
+                    .with("line", each.line));
+  for (const task_info& each : report.tasks.tasks)
+    if (each.status == task_status::running)
+      lines.write(log_record(log_level::warning, "task left running")
+                      .with("task", each.name)
+                      .with("age", each.age)
+                      .with("file", each.file)
+                      .with("line", each.line));
+  for (const subscription_report& each : report.subscriptions)
+    if (each.ledger.discarded + each.ledger.queued > 0)
+      lines.write(log_record(log_level::warning, "undelivered events")
+                      .with("subscription", each.name)
+                      .with("event", each.event)
+                      .with("events", each.ledger.discarded + each.ledger.queued));
+}
 }  // namespace
 
 struct runtime::state {
-  std::shared_ptr<log> lines = std::make_shared<log>();
+  std::shared_ptr<log> lines;
   std::chrono::nanoseconds default_limit{};
   std::shared_ptr<execution_environment> environment;
   std::map<std::string, scheduler_ptr, std::less<>> pools;
@@ -175,10 +220,11 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
   s.environment = made.environment ? std::move(made.environment) : real_environment();
   made.pools.try_emplace("default");
   made.pools.try_emplace("blocking").first->second.may_wait(true);
+  s.lines = std::make_shared<log>(std::move(made.log_sink), made.least, s.environment->time());
   const std::shared_ptr<log> lines = s.lines;
-  if (!made.on_failure) made.on_failure = [lines](const failure& record) { lines->error(to_string(record)); };
+  if (!made.on_failure) made.on_failure = [lines](const failure& record) { lines->failed(record, log_level::error, "failed"); };
   if (!made.on_escalate)
-    made.on_escalate = [lines](const failure& record) { lines->error("shutting down because of: " + to_string(record)); };
+    made.on_escalate = [lines](const failure& record) { lines->failed(record, log_level::error, "shutting down because of a failure"); };
   // One hook for handlers and tasks.
   const auto on_failure = std::make_shared<unique_function<void(const failure&)>>(std::move(made.on_failure));
   const auto on_escalate = std::make_shared<unique_function<void(const failure&)>>(std::move(made.on_escalate));
@@ -187,7 +233,7 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
       owner->request(owner->default_limit, "escalated by " + (record.task.empty() ? record.subscription : record.task));
     (*on_escalate)(record);
   };
-  const auto log_line = [lines](const std::string& line) { lines->error(line); };
+  const auto log_line = [lines](const std::string& text) { lines->line(log_level::error, text); };
   detail::bus_hooks hooks;
   hooks.on_unmatched = std::move(made.on_unmatched);
   hooks.on_escalate = escalate;
@@ -200,7 +246,7 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
   try {
     for (auto& [name, pool] : made.pools) {
       if (!pool.get().on_failure)
-        pool.on_failure([lines](const failure& record) { lines->error(to_string(record)); });
+        pool.on_failure([lines](const failure& record) { lines->failed(record, log_level::error, "posted work failed"); });
       s.pools.emplace(name, s.environment->make_pool(name, std::move(pool)));
     }
     s.core = new detail::bus_core(s.environment, s.pools.at("default"), std::move(hooks));
@@ -240,7 +286,7 @@ runtime::~runtime() {
   for (unsigned tries = 0; !done; ++tries) {
     try {
       const shutdown_report report = s.shut_down(s.default_limit, "runtime destroyed");
-      if (!report.clean()) s.lines->warning(to_string(report));
+      if (!report.clean()) tell(*s.lines, report);
       done = true;
     } catch (const std::bad_alloc&) {
       // Once more; then without a report, rather than ending the process.

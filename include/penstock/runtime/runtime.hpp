@@ -7,6 +7,7 @@
 #include <penstock/bus/event_bus.hpp>
 #include <penstock/exec/environment.hpp>
 #include <penstock/exec/worker_pool.hpp>
+#include <penstock/runtime/log.hpp>
 #include <penstock/runtime/shutdown_report.hpp>
 #include <penstock/task/task_registry.hpp>
 
@@ -42,6 +43,13 @@ class PENSTOCK_API runtime_options {
   /// How long the destructor drains when nobody called `shutdown`. Default 5 s.
   runtime_options& shutdown_within(std::chrono::nanoseconds limit) &;
   runtime_options&& shutdown_within(std::chrono::nanoseconds limit) &&;
+  /// Where the runtime's records go; called with no lock held, by several threads at once. What it throws is dropped, and said
+  /// once on standard error. Default: spdlog, on standard error.
+  runtime_options& log_to(unique_function<void(const log_record&)> sink) &;
+  runtime_options&& log_to(unique_function<void(const log_record&)> sink) &&;
+  /// The lowest level that is said. Default: info.
+  runtime_options& log_from(log_level least) &;
+  runtime_options&& log_from(log_level least) &&;
   /// Signals that ask for the shutdown: the first one requests it, the second forces it, a third has its default effect.
   /// Default: none; a library does not touch them. One runtime in a process may; a second one throws `already_exists`.
   runtime_options& stop_on_signals(std::vector<int> signals) &;
