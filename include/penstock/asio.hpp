@@ -4,4 +4,5 @@
 
 #include <penstock/bus/asio.hpp>
 #include <penstock/exec/asio.hpp>
+#include <penstock/task/asio.hpp>
 #include <penstock/penstock.hpp>

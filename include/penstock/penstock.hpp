@@ -10,3 +10,4 @@
 #include <penstock/exec/timer.hpp>
 #include <penstock/exec/worker_pool.hpp>
 #include <penstock/runtime/runtime.hpp>
+#include <penstock/task/task_registry.hpp>

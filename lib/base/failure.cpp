@@ -84,12 +84,14 @@ std::string escape_control_bytes(const std::string& text) {
 }
 
 std::string to_string(const failure& record) {
-  std::string text = "handler \"" + record.subscription + "\" failed on " + record.event + " #" +
-                     std::to_string(record.sequence) + ", attempt " + std::to_string(record.attempt) + ": " +
-                     record.exception.type_name;
+  std::string text =
+      record.task.empty() ? "handler \"" + record.subscription + "\" failed on " + record.event + " #" +
+                                std::to_string(record.sequence) + ", attempt " + std::to_string(record.attempt) + ": "
+                          : "task \"" + record.task + "\" failed in run " + std::to_string(record.attempt) + ": ";
+  text += record.exception.type_name;
   if (!record.exception.what.empty()) text += ": " + record.exception.what;
   for (const std::string& inner : record.exception.nested) text += " <- " + inner;
-  if (!record.file.empty()) text += " (subscribed at " + record.file + ":" + std::to_string(record.line) + ")";
+  if (!record.file.empty()) text += (record.task.empty() ? " (subscribed at " : " (spawned at ") + record.file + ":" + std::to_string(record.line) + ")";
   return escape_control_bytes(text);
 }
 

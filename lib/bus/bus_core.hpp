@@ -62,7 +62,9 @@ class bus_core final : public ref_counted<bus_core> {
   void forget(subscription_core& ended) noexcept;
   std::vector<ref_ptr<subscription_core>> subscriptions();
 
-  bool wait_idle(steady_time deadline);
+  bool wait_idle(steady_time deadline, const std::atomic<bool>* give_up = nullptr);
+  /// Whoever waits looks again, at `give_up` among others.
+  void wake_waiters() noexcept;
   /// Whether everything is at rest at some instant of this call.
   bool idle_now() noexcept;
   void watch_idle(idle_operation& watcher) noexcept;

@@ -9,7 +9,14 @@ namespace penstock::detail {
 
 // Two rounds in which everybody was at rest and nobody had been offered anything in between: then there was an instant
 // at which all were at rest.
-bool bus_core::wait_idle(steady_time deadline) {
+void bus_core::wake_waiters() noexcept {
+  try {
+    for (const auto& each : subscriptions()) each->wake_waiters();
+  } catch (...) {  // no memory for the list: they look at their deadlines
+  }
+}
+
+bool bus_core::wait_idle(steady_time deadline, const std::atomic<bool>* give_up) {
   if (forked()) return false;
   const bool may_wait = exec::may_wait_here();
   std::uint64_t before = 0;
@@ -19,7 +26,7 @@ bool bus_core::wait_idle(steady_time deadline) {
     for (const auto& each : subscriptions()) {
       if (!each->at_rest()) {
         waited = true;
-        if (!may_wait || !each->wait_quiescent(deadline)) return false;
+        if (!may_wait || !each->wait_quiescent(deadline, give_up)) return false;
       }
       offered += each->ledger().offered;
     }

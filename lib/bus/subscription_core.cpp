@@ -216,7 +216,7 @@ bool subscription_core::at_rest() noexcept {
   return paused() && bus_->draining() && counted.running == 0 && counted.pending == 0;
 }
 
-bool subscription_core::wait_quiescent(steady_time deadline) {
+bool subscription_core::wait_quiescent(steady_time deadline, const std::atomic<bool>* give_up) {
   struct watcher {
     sync::atomic<std::uint32_t>& count;
     explicit watcher(sync::atomic<std::uint32_t>& counted) noexcept : count(counted) { count.fetch_add(1); }
@@ -225,14 +225,23 @@ bool subscription_core::wait_quiescent(steady_time deadline) {
   for (;;) {
     const std::uint32_t seen = idle_changes_.load();
     if (at_rest()) return true;
+    if (give_up != nullptr && give_up->load()) return false;
     if (!sync::park(idle_changes_, seen, deadline)) return at_rest();
   }
 }
 
-bool subscription_core::wait_ended(steady_time deadline) {
+void subscription_core::wake_waiters() noexcept {
+  for (sync::atomic<std::uint32_t>* each : {&idle_changes_, &end_changes_}) {
+    each->fetch_add(1);
+    sync::unpark_all(each);
+  }
+}
+
+bool subscription_core::wait_ended(steady_time deadline, const std::atomic<bool>* give_up) {
   for (;;) {
     const std::uint32_t seen = end_changes_.load();
     if (try_reap()) return true;
+    if (give_up != nullptr && give_up->load()) return false;
     if (!sync::park(end_changes_, seen, deadline)) return try_reap();
   }
 }

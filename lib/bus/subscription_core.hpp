@@ -83,7 +83,8 @@ class subscription_core final : public ref_counted<subscription_core> {
   bool try_reap() noexcept;
   bool ended() const noexcept { return ended_.load() != 0; }
   /// False: the deadline passed.
-  bool wait_ended(steady_time deadline);
+  bool wait_ended(steady_time deadline, const std::atomic<bool>* give_up = nullptr);
+  void wake_waiters() noexcept;
   /// A closer that holds no thread. `watch` is false when it has ended already; `unwatch` is false when it has been told, or
   /// is being told.
   bool watch_end(close_operation& closer) noexcept;
@@ -101,7 +102,7 @@ class subscription_core final : public ref_counted<subscription_core> {
   /// Nothing is queued, running or pending, or it is paused and the bus is draining.
   bool at_rest() noexcept;
   /// Waits until it is at rest. False: the deadline passed.
-  bool wait_quiescent(steady_time deadline);
+  bool wait_quiescent(steady_time deadline, const std::atomic<bool>* give_up = nullptr);
   void notify_idle() noexcept;
   /// The oldest call in progress, or 0.
   std::uint64_t running_sequence() const noexcept;

@@ -10,7 +10,7 @@ context* current_context() noexcept { return static_cast<context*>(this_thread_s
 
 bool may_wait_here() noexcept {
   const context* current = current_context();
-  return current == nullptr || current->kind == context_kind::reader;
+  return current == nullptr || current->kind == context_kind::reader || current->kind == context_kind::awaited;
 }
 
 context_scope::context_scope(context* made) noexcept : before_(this_thread_slot().context) {

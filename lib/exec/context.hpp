@@ -11,12 +11,13 @@ enum class context_kind {
   worker,  ///< posted work on a pool that may not wait: what would wait is refused
   hook,    ///< a user hook (on_drop, on_failure, …): may not wait either
   reader,  ///< a stream's reader under one of its deliveries, on a thread of its own: may wait
+  awaited,  ///< what a runtime's end waits for (a task's function, the shutdown itself): may wait, but not for that end
 };
 
 /// Lives on the stack of whoever calls user code.
 struct context {
   context_kind kind;
-  void* lane = nullptr;         ///< for `lane`: the bus's lane
+  void* lane = nullptr;         ///< for `lane`: the bus's lane; for `awaited`: by whom
   bool under_delivery = false;  ///< what it publishes is caused by a stream's delivery: taken during a drain
 };
 

@@ -7,14 +7,22 @@
 #include "exec/context.hpp"
 #include "exec/worker_pool_options.hpp"
 #include "runtime/log.hpp"
+#include "runtime/shutdown_machine.hpp"
 #include "sync/parker.hpp"
+#include "task/registry_core.hpp"
 
+#include <penstock/runtime/signal_watcher.hpp>
+
+#include <atomic>
+#include <csignal>
 #include <map>
 #include <new>
 #include <optional>
 #include <system_error>
 #include <utility>
 #include <vector>
+
+#include <unistd.h>
 
 namespace penstock {
 
@@ -24,6 +32,9 @@ struct runtime_options::fields {
   unique_function<void(const std::string&)> on_unmatched;
   unique_function<void(const failure&)> on_escalate;
   std::chrono::nanoseconds shutdown_within = std::chrono::seconds(5);
+  std::vector<int> signals;
+  unique_function<void(const log_record&)> log_sink;
+  log_level least = log_level::info;
   std::shared_ptr<execution_environment> environment;
 };
 
@@ -72,6 +83,25 @@ runtime_options& runtime_options::shutdown_within(std::chrono::nanoseconds limit
 runtime_options&& runtime_options::shutdown_within(std::chrono::nanoseconds limit) && {
   return std::move(shutdown_within(limit));
 }
+runtime_options& runtime_options::log_to(unique_function<void(const log_record&)> sink) & {
+  made().log_sink = std::move(sink);
+  return *this;
+}
+runtime_options&& runtime_options::log_to(unique_function<void(const log_record&)> sink) && {
+  return std::move(log_to(std::move(sink)));
+}
+runtime_options& runtime_options::log_from(log_level least) & {
+  made().least = least;
+  return *this;
+}
+runtime_options&& runtime_options::log_from(log_level least) && { return std::move(log_from(least)); }
+runtime_options& runtime_options::stop_on_signals(std::vector<int> signals) & {
+  made().signals = std::move(signals);
+  return *this;
+}
+runtime_options&& runtime_options::stop_on_signals(std::vector<int> signals) && {
+  return std::move(stop_on_signals(std::move(signals)));
+}
 runtime_options& runtime_options::environment(std::shared_ptr<execution_environment> given) & {
   made().environment = std::move(given);
   return *this;
@@ -83,27 +113,100 @@ runtime_options&& runtime_options::environment(std::shared_ptr<execution_environ
 namespace {
 /// Workers that are in no call end within this; it is theirs even when the budget is spent.
 constexpr std::chrono::milliseconds at_once{20};
+
+/// A report that is not clean, a record for each thing that was left.
+void tell(log& lines, const shutdown_report& report) {
+  lines.write(log_record(log_level::warning, report.drained ? "the shutdown left something" : "the shutdown was not drained")
+                  .with("reason", report.reason)
+                  .with("took", report.elapsed)
+                  .with("forced", report.forced)
+                  .with("undelivered", report.undelivered())
+                  .with("abandoned_workers", report.abandoned_workers));
+  for (const stuck_call& each : report.stuck)
+    lines.write(log_record(log_level::warning, "stuck call")
+                    .with("subscription", each.subscription)
+                    .with("event", each.event)
+                    .with("sequence", each.sequence)
+                    .with("at_least", each.at_least)
+                    .with("file", each.file)
+                    .with("line", each.line));
+  for (const task_info& each : report.tasks.tasks)
+    if (each.status == task_status::running)
+      lines.write(log_record(log_level::warning, "task left running")
+                      .with("task", each.name)
+                      .with("age", each.age)
+                      .with("file", each.file)
+                      .with("line", each.line));
+  for (const subscription_report& each : report.subscriptions)
+    if (each.ledger.discarded + each.ledger.queued > 0)
+      lines.write(log_record(log_level::warning, "undelivered events")
+                      .with("subscription", each.name)
+                      .with("event", each.event)
+                      .with("events", each.ledger.discarded + each.ledger.queued));
+}
 }  // namespace
 
 struct runtime::state {
-  std::shared_ptr<log> lines = std::make_shared<log>();
+  std::shared_ptr<log> lines;
   std::chrono::nanoseconds default_limit{};
   std::shared_ptr<execution_environment> environment;
   std::map<std::string, scheduler_ptr, std::less<>> pools;
   std::optional<event_bus> bus;
   detail::bus_core* core = nullptr;
+  std::optional<task_registry> tasks;
+  detail::registry_core* registry = nullptr;
+  std::optional<signal_watcher> signals;
 
-  std::vector<ref_ptr<detail::subscription_core>> ending;  // of whoever has begun to shut down
+  // Of whoever drives the shutdown.
+  std::vector<ref_ptr<detail::subscription_core>> ending;
+  steady_time drain_began{};
+  std::vector<std::uint64_t> running_before;  // what ran when the drain began, and still runs, has run all the time between
+  detail::registry_core::entries ending_tasks;
 
+  std::atomic<bool> give_up{false};  // somebody forces the end
   mutex m;  // protects what follows; taken with no other lock held
-  bool begun PENSTOCK_GUARDED_BY(m) = false;
+  shutdown_machine machine PENSTOCK_GUARDED_BY(m);
+  shutdown_actions left_to_do PENSTOCK_GUARDED_BY(m);  // there was no memory for them
+  std::string reason PENSTOCK_GUARDED_BY(m);
+  bool driven PENSTOCK_GUARDED_BY(m) = false;
   shutdown_report report PENSTOCK_GUARDED_BY(m);
   sync::atomic<std::uint32_t> done{0};     // 1: the report is final
-  sync::atomic<std::uint32_t> changes{0};  // moves when a shutdown has ended, or has given up for want of memory
+  sync::atomic<std::uint32_t> changes{0};  // moves when a shutdown has been requested or has ended, or nobody drives it
 
-  shutdown_report shut_down(std::chrono::nanoseconds limit, std::string_view reason);
-  shutdown_report end_everything(steady_time began, std::chrono::nanoseconds limit, std::string_view reason);
-  shutdown_report look(std::string_view reason, steady_time began);
+  shutdown_report shut_down(std::chrono::nanoseconds limit, std::string_view why);
+  void request(std::chrono::nanoseconds limit, std::string_view why);
+  void force() noexcept;
+  bool requested() noexcept {
+    lock_guard lock(m);
+    return machine.begun();
+  }
+  bool waited_for_here(const void* by) const noexcept {
+    const exec::context* current = exec::current_context();
+    return current != nullptr && current->kind == exec::context_kind::awaited && current->lane == by;
+  }
+  /// Not in a handler or a hook, nor in one of its own tasks, nor in what the shutdown itself calls: it would wait for itself.
+  bool may_wait_for_end() const noexcept {
+    return exec::may_wait_here() && !waited_for_here(registry) && !waited_for_here(this);
+  }
+  /// The context of the user's code that the shutdown calls: stop callbacks, destructors of closures.
+  exec::context calling_out(void* by) const noexcept {
+    const exec::context* current = exec::current_context();
+    exec::context made = current != nullptr ? *current : exec::context{exec::context_kind::awaited};
+    if (!exec::may_wait_here()) return made;
+    made.kind = exec::context_kind::awaited;
+    made.lane = by;
+    return made;
+  }
+  void moved() noexcept {
+    changes.fetch_add(1);
+    sync::unpark_all(&changes);
+  }
+  shutdown_report drive();
+  bool wait_for(shutdown_phase phase, steady_time deadline);
+  void do_what_is_left();
+  void perform(const shutdown_actions& actions);
+  shutdown_report finish();
+  shutdown_report look();
 };
 
 runtime::runtime() : runtime(runtime_options()) {}
@@ -117,23 +220,53 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
   s.environment = made.environment ? std::move(made.environment) : real_environment();
   made.pools.try_emplace("default");
   made.pools.try_emplace("blocking").first->second.may_wait(true);
+  s.lines = std::make_shared<log>(std::move(made.log_sink), made.least, s.environment->time());
   const std::shared_ptr<log> lines = s.lines;
+  if (!made.on_failure) made.on_failure = [lines](const failure& record) { lines->failed(record, log_level::error, "failed"); };
+  if (!made.on_escalate)
+    made.on_escalate = [lines](const failure& record) { lines->failed(record, log_level::error, "shutting down because of a failure"); };
+  // One hook for handlers and tasks.
+  const auto on_failure = std::make_shared<unique_function<void(const failure&)>>(std::move(made.on_failure));
+  const auto on_escalate = std::make_shared<unique_function<void(const failure&)>>(std::move(made.on_escalate));
+  const auto escalate = [on_escalate, weak = std::weak_ptr<state>(state_)](const failure& record) {
+    if (const auto owner = weak.lock())
+      owner->request(owner->default_limit, "escalated by " + (record.task.empty() ? record.subscription : record.task));
+    (*on_escalate)(record);
+  };
+  const auto log_line = [lines](const std::string& text) { lines->line(log_level::error, text); };
   detail::bus_hooks hooks;
   hooks.on_unmatched = std::move(made.on_unmatched);
-  hooks.on_escalate = std::move(made.on_escalate);
-  hooks.log = [lines](const std::string& line) { lines->error(line); };
-  if (made.on_failure)
-    hooks.on_failure = std::move(made.on_failure);
-  else
-    hooks.on_failure = [lines](const failure& record) { lines->error(to_string(record)); };
+  hooks.on_escalate = escalate;
+  hooks.log = log_line;
+  hooks.on_failure = [on_failure](const failure& record) { (*on_failure)(record); };
+  detail::registry_hooks task_hooks;
+  task_hooks.on_failure = [on_failure](const failure& record) { (*on_failure)(record); };
+  task_hooks.on_escalate = escalate;
+  task_hooks.log = log_line;
   try {
     for (auto& [name, pool] : made.pools) {
       if (!pool.get().on_failure)
-        pool.on_failure([lines](const failure& record) { lines->error(to_string(record)); });
+        pool.on_failure([lines](const failure& record) { lines->failed(record, log_level::error, "posted work failed"); });
       s.pools.emplace(name, s.environment->make_pool(name, std::move(pool)));
     }
     s.core = new detail::bus_core(s.environment, s.pools.at("default"), std::move(hooks));
     s.bus.emplace(s.core);
+    s.registry = new detail::registry_core(s.environment, s.pools.at("blocking"), s.pools.at("default"),
+                                           std::move(task_hooks));
+    s.tasks.emplace(s.registry);
+    if (!made.signals.empty()) {
+      // Only from the watcher's own thread, which ends before the state does.
+      s.signals.emplace(made.signals, [&s, made_for = made.signals](int signal, unsigned times) {
+        if (times == 1) {
+          const char* name = sigabbrev_np(signal);  // a real-time signal has none
+          s.request(s.default_limit, "signal " + (name != nullptr ? std::string(name) : std::to_string(signal)));
+          return;
+        }
+        if (times == 2) s.force();
+        for (const int each : made_for) signal_watcher::restore_default(each);
+        if (times > 2) kill(getpid(), signal);  // it came before its default effect was back
+      });
+    }
   } catch (...) {
     s.environment->stop_pools(no_deadline);
     throw;
@@ -142,16 +275,18 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
 
 runtime::~runtime() {
   state& s = *state_;
+  s.signals.reset();
   if (s.core->forked()) {
     // The threads did not come along: there is nobody to join, and their locks may be held for ever.
     new std::shared_ptr<state>(std::move(state_));
     return;
   }
+  if (s.waited_for_here(&s)) return;  // by what its own shutdown calls, which goes on and keeps what it needs
   bool done = s.done.load() != 0;
   for (unsigned tries = 0; !done; ++tries) {
     try {
       const shutdown_report report = s.shut_down(s.default_limit, "runtime destroyed");
-      if (!report.clean()) s.lines->warning(to_string(report));
+      if (!report.clean()) tell(*s.lines, report);
       done = true;
     } catch (const std::bad_alloc&) {
       // Once more; then without a report, rather than ending the process.
@@ -161,11 +296,13 @@ runtime::~runtime() {
       done = true;
     }
   }
-  if (!exec::may_wait_here()) {
-    // Destroyed by one of its own handlers: no thread may wait here, so the workers end by themselves.
+  if (!s.may_wait_for_end() && s.done.load() == 0) {
+    // Destroyed by one of its own handlers or tasks: no thread may wait here, so the workers end by themselves.
+    s.force();
     s.core->close();
     const auto core_cause = s.core->make_cause(cancel_kind::shutdown, "runtime", "destroyed by one of its own handlers");
     try {
+      detail::registry_core::ask(s.registry->live({}), core_cause);
       for (const auto& each : s.core->subscriptions()) {
         each->stop();
         each->request_stop(core_cause);
@@ -178,6 +315,7 @@ runtime::~runtime() {
 }
 
 event_bus& runtime::bus() noexcept { return *state_->bus; }
+task_registry& runtime::tasks() noexcept { return *state_->tasks; }
 
 scheduler_ptr runtime::pool(std::string_view name) const {
   const auto found = state_->pools.find(name);
@@ -196,103 +334,261 @@ shutdown_report runtime::shutdown_within(std::chrono::nanoseconds limit, std::st
   return keep->shut_down(limit, reason);
 }
 
-shutdown_report runtime::state::look(std::string_view reason, steady_time began) {
+void runtime::request_shutdown(std::string_view reason) noexcept {
+  const std::shared_ptr<state> keep = state_;
+  try {
+    keep->request(keep->default_limit, reason);
+  } catch (...) {  // no memory for its lists: they are made by whoever drives it
+  }
+}
+
+void runtime::force_shutdown() noexcept {
+  const std::shared_ptr<state> keep = state_;
+  keep->force();
+}
+
+bool runtime::shutdown_requested() const noexcept { return !state_->core->forked() && state_->requested(); }
+
+shutdown_report runtime::wait_for_shutdown() {
+  const std::shared_ptr<state> keep = state_;
+  if (!keep->may_wait_for_end())
+    throw std::system_error(make_error_code(errc::would_deadlock),
+                            "wait_for_shutdown: a handler, a hook or a task may not wait; it is for the main thread");
+  for (;;) {
+    const std::uint32_t seen = keep->changes.load();
+    if (keep->core->forked() || keep->requested()) return keep->shut_down(keep->default_limit, "");
+    sync::park(keep->changes, seen, no_deadline);
+  }
+}
+
+shutdown_report runtime::state::look() {
   shutdown_report moment;
-  moment.reason = reason;
   for (const auto& each : core->subscriptions()) moment.subscriptions.push_back({each->name, each->event(), each->ledger()});
-  moment.elapsed = environment->time().now() - began;
+  moment.tasks = registry->report(registry->live({}), environment->time().now());
+  lock_guard lock(m);
+  moment.reason = reason;
+  moment.elapsed = environment->time().now() - machine.began();
+  moment.tasks.elapsed = moment.elapsed;
   return moment;
 }
 
-shutdown_report runtime::state::end_everything(steady_time began, std::chrono::nanoseconds limit, std::string_view reason) {
-  const clock& time = environment->time();
-  // One budget: what the drain leaves of it, at least a tenth, is for calls that end when they are asked to.
-  const steady_time deadline = deadline_after(began, limit);
-  const steady_time drain_until =
-      deadline == no_deadline ? no_deadline : deadline_after(began, (deadline - began) / 10 * 9);
-  core->begin_drain(drain_until);
-  // Kept: a shutdown that gave up for want of memory has ended some of them already, and their accounts are due.
-  if (ending.empty()) ending = core->subscriptions();
-  const std::vector<ref_ptr<detail::subscription_core>>& all = ending;
-  shutdown_report made;
-  made.reason = reason;
-  std::vector<std::uint64_t> running_before;  // what runs now and still runs at the end has run all the time between
-  for (const auto& each : all) running_before.push_back(each->running_sequence());
-  made.drained = core->wait_idle(drain_until);
+// --- the shell around the shutdown's state machine -----------------------------------------------------------------------
 
-  core->close();
-  if (made.drained) {
+/// What needs no waiting happens here, on whatever stack: all of the first step, and the second if there is no task to wait for.
+void runtime::state::request(std::chrono::nanoseconds limit, std::string_view why) {
+  if (core->forked()) return;
+  const steady_time now = environment->time().now();
+  const bool keeps = registry->live_count(stop_order::keep_until_drained) > 0;
+  std::string text(why);
+  {
+    lock_guard lock(m);
+    if (machine.begun()) return;
+    reason = std::move(text);
+    left_to_do = machine.begin(now, deadline_after(now, limit), keeps);
+    driven = true;  // by us, for this moment
+  }
+  struct handing_on {
+    state& s;
+    ~handing_on() {
+      {
+        lock_guard lock(s.m);
+        s.driven = false;
+      }
+      s.moved();
+    }
+  } when_left{*this};
+  exec::context calling = calling_out(registry);
+  exec::context_scope scope(&calling);
+  do_what_is_left();
+  if (registry->live_count(stop_order::stop_first) > 0) return;
+  {
+    lock_guard lock(m);
+    left_to_do = machine.on(shutdown_event::condition_holds, now);
+  }
+  do_what_is_left();
+}
+
+/// Whoever drives. Without memory it throws, and the same is left.
+void runtime::state::do_what_is_left() {
+  shutdown_actions to_do;
+  {
+    lock_guard lock(m);
+    to_do = left_to_do;
+  }
+  perform(to_do);
+  lock_guard lock(m);
+  left_to_do = {};
+}
+
+void runtime::state::force() noexcept {
+  if (core->forked()) return;
+  {
+    lock_guard lock(m);
+    static_cast<void>(machine.on(shutdown_event::force, environment->time().now()));
+    if (!machine.forced()) return;
+  }
+  give_up.store(true);
+  core->wake_waiters();
+  registry->wake_waiters();
+}
+
+/// Each of these may be done twice: when there was no memory the first time.
+void runtime::state::perform(const shutdown_actions& actions) {
+  if (actions.ask_first_tasks) {
+    registry->refuse({});
+    ending_tasks = registry->live({});
+    detail::registry_core::ask(registry->live({{}, stop_order::stop_first}),
+                               registry->make_cause(cancel_kind::shutdown, "runtime", "the runtime ends"));
+  }
+  if (actions.close_intake) {
+    steady_time until{};
+    {
+      lock_guard lock(m);
+      until = machine.drain_until();
+    }
+    core->close_intake();
+    core->begin_drain(until);
+    ending = core->subscriptions();
+    drain_began = environment->time().now();
+    running_before.clear();
+    for (const auto& each : ending) running_before.push_back(each->running_sequence());
+  }
+  if (actions.close_bus) core->close();
+  if (actions.end_drained) {
     // A publish that was admitted before the intake closed may have been seated only now: it is handled, not discarded.
-    for (const auto& each : all) {
+    for (const auto& each : ending) {
       each->begin_drain();
       each->try_reap();
     }
-    for (const auto& each : all)
-      if (!each->wait_ended(deadline)) made.drained = false;
   }
-  const auto why = core->make_cause(cancel_kind::shutdown, "runtime", "the drain ended at its deadline");
-  for (const auto& each : all) {
-    each->stop();
-    if (!made.drained) each->request_stop(why);
-    each->try_reap();
+  if (actions.cancel_calls) {
+    const auto why = core->make_cause(cancel_kind::shutdown, "runtime", "the drain ended at its deadline");
+    for (const auto& each : ending) {
+      each->stop();
+      each->request_stop(why);
+      each->try_reap();
+    }
   }
-  for (const auto& each : all)
-    if (!each->wait_ended(deadline)) each->abandoned.store(true);
+  if (actions.abandon_calls) {
+    for (const auto& each : ending)
+      if (!each->try_reap()) each->abandoned.store(true);
+  }
+  if (actions.ask_kept_tasks)
+    detail::registry_core::ask(registry->live({}),
+                               registry->make_cause(cancel_kind::shutdown, "runtime", "the runtime ends"));
+}
+
+/// Whether what the phase waits for has come, before its deadline.
+bool runtime::state::wait_for(shutdown_phase phase, steady_time deadline) {
+  switch (phase) {
+    case shutdown_phase::open:
+    case shutdown_phase::done: break;
+    case shutdown_phase::stopping_tasks: return registry->wait_none(stop_order::stop_first, deadline, give_up);
+    case shutdown_phase::draining: return core->wait_idle(deadline, &give_up);
+    case shutdown_phase::closing:
+    case shutdown_phase::cancelling: {
+      bool all = true;
+      for (const auto& each : ending)
+        if (!each->wait_ended(deadline, &give_up)) all = false;
+      return all;
+    }
+    case shutdown_phase::stopping_kept: {
+      // And for those that were asked first and have not ended in their share: what the drain left is theirs too.
+      const bool kept = registry->wait_none(stop_order::keep_until_drained, deadline, give_up);
+      return registry->wait_none(stop_order::stop_first, deadline, give_up) && kept;
+    }
+  }
+  return true;
+}
+
+shutdown_report runtime::state::drive() {
+  exec::context calling = calling_out(this);
+  exec::context_scope scope(&calling);
+  for (;;) {
+    do_what_is_left();
+    shutdown_phase phase{};
+    steady_time deadline{};
+    {
+      lock_guard lock(m);
+      phase = machine.phase();
+      deadline = machine.phase_deadline();
+    }
+    if (phase == shutdown_phase::done) return finish();
+    const bool holds = wait_for(phase, deadline);
+    lock_guard lock(m);
+    left_to_do = machine.on(holds ? shutdown_event::condition_holds : shutdown_event::time_passed,
+                            environment->time().now());
+  }
+}
+
+shutdown_report runtime::state::finish() {
+  const clock& time = environment->time();
+  shutdown_report made;
+  steady_time began{};
+  steady_time deadline{};
+  {
+    lock_guard lock(m);
+    made.reason = reason;
+    made.drained = machine.drained();
+    made.forced = machine.forced();
+    began = machine.began();
+    deadline = machine.deadline();
+  }
   const steady_time now = time.now();
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    detail::subscription_core& each = *all[i];
+  for (std::size_t i = 0; i < ending.size(); ++i) {
+    detail::subscription_core& each = *ending[i];
     if (each.ended()) continue;
     const std::uint64_t running = each.running_sequence();
-    const auto at_least = running == running_before[i] ? now - began : steady_time::duration::zero();
+    const bool all_the_time = running != 0 && running == running_before[i];
+    const auto at_least = all_the_time ? now - drain_began : steady_time::duration::zero();
     made.stuck.push_back({each.name, each.event(), running, at_least, each.file, each.line});
   }
-  const steady_time soon = deadline_after(time.now(), at_once);
+  made.tasks = registry->report(ending_tasks, began);
+  const steady_time soon = deadline_after(now, at_once);
   made.abandoned_workers = environment->stop_pools(deadline > soon ? deadline : soon);
-  for (const auto& each : all) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
+  for (const auto& each : ending) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
+  made.tasks.counts = registry->counts();
   made.elapsed = time.now() - began;
   return made;
 }
 
-shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::string_view reason) {
-  const clock& time = environment->time();
-  const steady_time began = time.now();
+shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::string_view why) {
   if (core->forked()) {  // the locks may be held for ever by threads that did not come along
     shutdown_report nothing;
     nothing.reason = "forked: this process has none of the runtime's threads";
     return nothing;
   }
-  core->close_intake();
-  if (!exec::may_wait_here() && done.load() == 0) return look(reason, began);
+  request(limit, why);
+  if (!may_wait_for_end() && done.load() == 0) return look();
   for (;;) {
     const std::uint32_t seen = changes.load();
     {
       lock_guard lock(m);
       if (done.load() != 0) return report;
-      if (!std::exchange(begun, true)) break;  // by us, then
+      if (!std::exchange(driven, true)) break;  // by us, then
     }
     sync::park(changes, seen, no_deadline);
   }
 
   shutdown_report made;
   try {
-    made = end_everything(began, limit, reason);
+    made = drive();
   } catch (...) {  // no memory for the lists: what has been done stays done, and it can be asked again
     {
       lock_guard lock(m);
-      begun = false;
+      driven = false;
     }
-    changes.fetch_add(1);
-    sync::unpark_all(&changes);
+    moved();
     throw;
   }
   {
     lock_guard lock(m);
     report = std::move(made);
     ending.clear();
+    ending_tasks.clear();
     done.store(1);
   }
-  changes.fetch_add(1);
-  sync::unpark_all(&changes);
+  moved();
   lock_guard lock(m);
   return report;
 }

@@ -14,20 +14,23 @@ std::uint64_t shutdown_report::undelivered() const noexcept {
   return events;
 }
 
-bool shutdown_report::clean() const noexcept { return drained && stuck.empty() && undelivered() == 0; }
+bool shutdown_report::clean() const noexcept { return drained && stuck.empty() && tasks.clean() && undelivered() == 0; }
 
 std::string to_string(const shutdown_report& report) {
   const auto milliseconds = [](std::chrono::nanoseconds time) {
     return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(time).count()) + " ms";
   };
   std::string text = "shutdown (" + escape_control_bytes(report.reason) + ") took " + milliseconds(report.elapsed) +
-                     (report.clean() ? ", clean" : report.drained ? ", drained" : ", not drained") + "\n";
+                     (report.clean() ? ", clean" : report.drained ? ", drained" : ", not drained") +
+                     (report.forced ? ", forced" : "") + "\n";
   for (const subscription_report& each : report.subscriptions)
     text += "  " + escape_control_bytes(each.name) + " [" + each.event + "]: " + to_string(each.ledger) + "\n";
   for (const stuck_call& each : report.stuck)
     text += "  stuck: " + escape_control_bytes(each.subscription) + " in event #" + std::to_string(each.sequence) +
             " of " + each.event + ", for " + milliseconds(each.at_least) + " at least (subscribed at " + each.file + ":" +
             std::to_string(each.line) + ")\n";
+  for (const task_info& each : report.tasks.tasks)
+    text += (each.status == task_status::running ? "  left: " : "  ") + to_string(each) + "\n";
   if (report.undelivered() > 0) text += "  undelivered: " + std::to_string(report.undelivered()) + " events\n";
   if (report.abandoned_workers > 0)
     text += "  abandoned: " + std::to_string(report.abandoned_workers) + " worker threads\n";

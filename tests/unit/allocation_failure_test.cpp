@@ -359,3 +359,183 @@ TEST_CASE("looking, closing and shutting down with the nth allocation failing en
               sub.reset();
             }) > 4);
 }
+
+namespace {
+
+constexpr const char* long_name = "a task with a name that does not fit into a small string";
+constexpr const char* long_owner = "an owner with a name that does not fit into a small string";
+
+task<void> sleeps_for_ever() { co_await sleep_for(std::chrono::nanoseconds::max()); }
+task<void> closes(task_registry tasks, bool& clean) {
+  const task_report report = co_await tasks.async_close(20s);
+  clean = report.clean();
+}
+
+/// Nothing is left of the tasks of an operation, and further ones are taken.
+void tasks_at_rest(world& w) {
+  const task_registry& tasks = w.rt.tasks();
+  tasks.cancel_all("the operation is over");
+  penstock_test::eventually([&] { return tasks.counts().running == 0; });
+  INFO(to_string(tasks.counts()));
+  CHECK(tasks.counts().balanced());
+  CHECK(tasks.snapshot().empty());
+  CHECK(tasks.spawn("afterwards", [] {}).wait() == task_status::completed);
+  CHECK(tasks.owner(long_owner).close(20s).clean());  // an owner that looks busy would never close
+}
+
+/// Asked to stop and ended; by a failure when its start or its sleep found no memory.
+bool stopped(const task_handle& task) {
+  const task_status how = task.wait();
+  return task.info().stop_requested ? how == task_status::cancelled || how == task_status::failed
+                                    : how == task_status::failed;
+}
+
+ending ended(const world& w, const task_handle& task) {
+  return task.status() == task_status::completed && w.failures == 0 ? ending::succeeded : ending::refused;
+}
+
+}  // namespace
+
+TEST_CASE("spawn with its nth allocation failing starts the task or destroys its work, and its end is told once",
+          "[G8][task]") {
+  const time_limit limit;
+  const auto alive = std::make_shared<int>(0);
+  std::atomic<int> told{0}, asked{0};
+  bool wrong = false;  // an assertion takes memory: afterwards
+  const auto gone = [&](world& w) {
+    CHECK_FALSE(wrong);
+    tasks_at_rest(w);
+    penstock_test::eventually([&] { return alive.use_count() == 1 && told == asked; });
+    told = asked = 0;
+  };
+  const auto listen = [&](const task_handle& task) {
+    task.on_done([&, alive](const task_handle&) { ++told; });
+    ++asked;
+  };
+  const auto group = [](world& w) { return w.rt.tasks().owner(long_owner); };
+  CHECK(sweep(
+            nothing,
+            [&](world& w) {
+              const task_handle made = group(w).spawn(long_name, [alive, &w] { ++w.calls; });
+              listen(made);
+              made.wait();
+              return ended(w, made);
+            },
+            gone) > 6);
+  CHECK(sweep(
+            nothing,
+            [&](world& w) {
+              const auto made = group(w).spawn(long_name, [alive]() -> task<int> {
+                const auto inner = alive;
+                co_await sleep_for(1ms);
+                co_return 7;
+              });
+              listen(made);
+              made.wait();
+              wrong = made.value() != nullptr && *made.value() != 7;
+              return ended(w, made);
+            },
+            gone) > 8);
+  CHECK(sweep(
+            nothing,
+            [&](world& w) {
+              const auto policy = restart_policy().attempts(3).pauses(retry_policy().backoff(1ms));
+              const task_handle made = group(w).spawn(long_name, spawn_options().restart(policy), [alive, &w] {
+                if (++w.calls == 1) throw errc::full;
+              });
+              listen(made);
+              made.wait();
+              return made.status() == task_status::completed && w.calls == 2 ? ending::succeeded : ending::refused;
+            },
+            gone) > 8);
+}
+
+TEST_CASE("every with its nth allocation failing ticks on, or ends and says so", "[G8][task]") {
+  const time_limit limit;
+  const auto alive = std::make_shared<int>(0);
+  bool wrong = false;
+  const auto gone = [&](world& w) {
+    CHECK_FALSE(wrong);
+    tasks_at_rest(w);
+    penstock_test::eventually([&] { return alive.use_count() == 1; });
+  };
+  const auto two_ticks = [&](world& w, const task_handle& made) {
+    penstock_test::eventually([&] { return w.calls >= 2 || made.done(); });
+    const bool ticked = !made.done();
+    wrong = !ticked && w.failures == 0;
+    made.request_cancel();
+    made.wait();
+    return ticked && made.status() == task_status::cancelled && w.failures == 0 ? ending::succeeded : ending::refused;
+  };
+  CHECK(sweep(
+            nothing,
+            [&](world& w) {
+              const auto made = w.rt.tasks().owner(long_owner).every(long_name, 1ms, [alive, &w] { ++w.calls; });
+              return two_ticks(w, made);
+            },
+            gone) > 8);
+  CHECK(sweep(
+            nothing,
+            [&](world& w) {
+              const auto made = w.rt.tasks().owner(long_owner).every(long_name, 1ms, [alive, &w]() -> task<void> {
+                ++w.calls;
+                co_return;
+              });
+              return two_ticks(w, made);
+            },
+            gone) > 8);
+}
+
+TEST_CASE("stopping and closing tasks with the nth allocation failing stop all, or can be done again", "[G8][task]") {
+  const time_limit limit;
+  std::vector<task_handle> made;
+  const auto three = [&](world& w) {
+    made.clear();
+    for (int i = 0; i < 3; ++i) made.push_back(w.rt.tasks().owner(long_owner).spawn(long_name, sleeps_for_ever()));
+  };
+  bool all_asked = true;
+  const auto nothing_left = [&](world& w) {
+    CHECK(all_asked);
+    tasks_at_rest(w);
+    for (const task_handle& each : made) CHECK(stopped(each));
+  };
+  sweep(
+      three,
+      [&](world& w) {
+        w.rt.tasks().cancel_all("a reason that does not fit into a small string, so that it takes memory");
+        for (const task_handle& each : made) all_asked = all_asked && each.wait() != task_status::running;
+        return ending::succeeded;
+      },
+      nothing_left);
+  sweep(
+      three,
+      [&](world&) {
+        const bool had_ended = made[0].done();  // by a start without memory
+        const bool asked = made[0].request_cancel("a reason that does not fit into a small string, so that it takes memory");
+        all_asked = all_asked && (asked || made[0].wait() == task_status::failed || had_ended);
+        made[0].wait();
+        return ending::succeeded;
+      },
+      nothing_left);
+  CHECK(sweep(
+            three,
+            [&](world& w) {
+              return w.rt.tasks().owner(long_owner).close(20s).clean() ? ending::succeeded : ending::refused;
+            },
+            [&](world& w) {
+              CHECK(w.rt.tasks().owner(long_owner).close(20s).clean());
+              nothing_left(w);
+            }) > 4);
+  CHECK(sweep(
+            three,
+            [&](world& w) {
+              bool clean = false;
+              auto work = closes(w.rt.tasks().owner(long_owner), clean);
+              block_on(w.rt.pool("default"), std::move(work));
+              return clean ? ending::succeeded : ending::refused;
+            },
+            [&](world& w) {
+              CHECK(w.rt.tasks().owner(long_owner).close(20s).clean());
+              nothing_left(w);
+            }) > 4);
+}

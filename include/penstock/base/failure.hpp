@@ -19,15 +19,16 @@ class PENSTOCK_API exception_record {
   std::vector<std::string> nested;  ///< texts of nested exceptions, outermost first
 };
 
-/// One failed call. Host-owned strings only; no pointer into user code.
+/// One failed call of a handler, or one failed run of a background task. Host-owned strings only; no pointer into user code.
 class PENSTOCK_API failure {
  public:
   failure();
+  std::string task;            ///< the name given to spawn; empty: it was a handler
   std::string subscription;    ///< the name given to subscribe
   std::string event;           ///< the event's name
   std::uint64_t sequence = 0;  ///< the seat number of the event in its subscription
-  unsigned attempt = 1;
-  std::string file;            ///< where subscribe was called
+  unsigned attempt = 1;        ///< of a task: which run, or which tick
+  std::string file;            ///< where subscribe or spawn was called
   unsigned line = 0;
   exception_record exception;
 };

@@ -107,6 +107,8 @@ class PENSTOCK_API scheduler {
   virtual const std::string& name() const noexcept = 0;
   /// What its environment keeps; null: it has none.
   virtual std::shared_ptr<environment_parts> parts() const noexcept { return nullptr; }
+  /// Whether what runs here may wait for others: a pool for blocking work, which serves no subscription.
+  virtual bool may_wait() const noexcept { return false; }
   /// Why it drops what is scheduled: it has ended, or this is a child process (`forked`).
   virtual errc why_dropped() const noexcept { return errc::closed; }
 };

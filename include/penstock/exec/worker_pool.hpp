@@ -74,7 +74,6 @@ class PENSTOCK_API worker_pool : public scheduler {
   virtual std::size_t ready_approx() const noexcept = 0;
   virtual unsigned parked_approx() const noexcept = 0;
   virtual unsigned threads() const noexcept = 0;
-  virtual bool may_wait() const noexcept = 0;
 };
 
 }  // namespace penstock

@@ -7,12 +7,15 @@
 #include <penstock/bus/event_bus.hpp>
 #include <penstock/exec/environment.hpp>
 #include <penstock/exec/worker_pool.hpp>
+#include <penstock/runtime/log.hpp>
 #include <penstock/runtime/shutdown_report.hpp>
+#include <penstock/task/task_registry.hpp>
 
 #include <chrono>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace penstock {
 
@@ -33,13 +36,24 @@ class PENSTOCK_API runtime_options {
   /// Told of each publish that no subscription matched, with the event's name. Default: nothing.
   runtime_options& on_unmatched(unique_function<void(const std::string&)> hook) &;
   runtime_options&& on_unmatched(unique_function<void(const std::string&)> hook) &&;
-  /// Told when a subscription's `failure_policy::escalate` asks the runtime to end: intake is closed already; whoever owns
-  /// the runtime should call `shutdown`. Runs on the worker, must not wait. Default: logs one line.
+  /// Told when a subscription's `failure_policy::escalate`, or a task's `restart_policy::escalate`, asks the runtime to end: the
+  /// shutdown has been requested already (see `wait_for_shutdown`). Runs on the worker, must not wait. Default: logs one line.
   runtime_options& on_escalate(unique_function<void(const failure&)> hook) &;
   runtime_options&& on_escalate(unique_function<void(const failure&)> hook) &&;
   /// How long the destructor drains when nobody called `shutdown`. Default 5 s.
   runtime_options& shutdown_within(std::chrono::nanoseconds limit) &;
   runtime_options&& shutdown_within(std::chrono::nanoseconds limit) &&;
+  /// Where the runtime's records go; called with no lock held, by several threads at once. What it throws is dropped, and said
+  /// once on standard error. Default: spdlog, on standard error.
+  runtime_options& log_to(unique_function<void(const log_record&)> sink) &;
+  runtime_options&& log_to(unique_function<void(const log_record&)> sink) &&;
+  /// The lowest level that is said. Default: info.
+  runtime_options& log_from(log_level least) &;
+  runtime_options&& log_from(log_level least) &&;
+  /// Signals that ask for the shutdown: the first one requests it, the second forces it, a third has its default effect.
+  /// Default: none; a library does not touch them. One runtime in a process may; a second one throws `already_exists`.
+  runtime_options& stop_on_signals(std::vector<int> signals) &;
+  runtime_options&& stop_on_signals(std::vector<int> signals) &&;
   /// What to run on; a simulation gives its own. Default: real threads and time.
   runtime_options& environment(std::shared_ptr<execution_environment> made) &;
   runtime_options&& environment(std::shared_ptr<execution_environment> made) &&;
@@ -66,18 +80,29 @@ class PENSTOCK_API runtime {
   ~runtime();
 
   event_bus& bus() noexcept;
+  /// The background tasks. They end with the runtime, in the order of its shutdown.
+  task_registry& tasks() noexcept;
   /// Throws std::system_error with `errc::not_found` for a name no pool has.
   scheduler_ptr pool(std::string_view name) const;
   const clock& time() const noexcept;
 
-  /// Stops intake (waiting publishers wake with `closed`), drains what is queued and what handlers still publish, gives
-  /// up at the deadline, stops the pools and reports. Waits until the deadline at most, plus a moment. Idempotent: a
-  /// second call, from any thread, waits for the first and returns its report. From a worker it begins the shutdown and
-  /// returns a report of the moment; the rest happens when the runtime is destroyed or asked again from elsewhere.
+  /// Asks the tasks that stop first to end, stops intake (waiting publishers wake with `closed`), drains what is queued and what
+  /// handlers still publish, asks the kept tasks, gives up at the deadline, stops the pools and reports. Waits until the
+  /// deadline at most, plus a moment. Idempotent: a second call, from any thread, waits for the first and returns its report;
+  /// the first one's budget and reason stay. From a worker it only requests the shutdown and returns a report of the moment;
+  /// the rest happens in `wait_for_shutdown`, in another `shutdown`, or when the runtime is destroyed.
   template <class Rep, class Period>
   shutdown_report shutdown(std::chrono::duration<Rep, Period> limit, std::string_view reason = "shutdown requested") {
     return shutdown_within(clamp_duration(limit), reason);
   }
+  /// Begins the shutdown within the limit of the options, and waits for nothing: from anywhere, but not from a signal handler.
+  void request_shutdown(std::string_view reason) noexcept;
+  /// Ends a shutdown that has begun now: what still runs is asked to stop and left, by name. From anywhere; waits for nothing.
+  void force_shutdown() noexcept;
+  bool shutdown_requested() const noexcept;
+  /// For a service's main thread: waits until somebody requests the shutdown, then does it. Throws std::system_error
+  /// (`would_deadlock`) where waiting is not allowed.
+  shutdown_report wait_for_shutdown();
 
  private:
   shutdown_report shutdown_within(std::chrono::nanoseconds limit, std::string_view reason);

@@ -4,6 +4,7 @@
 
 #include <penstock/base/export.hpp>
 #include <penstock/bus/ledger.hpp>
+#include <penstock/task/task_report.hpp>
 
 #include <chrono>
 #include <cstdint>
@@ -34,7 +35,8 @@ class PENSTOCK_API shutdown_report {
  public:
   shutdown_report();
 
-  /// Everything offered was handled, filtered, failed or refused by its policy: nothing was discarded, nothing is stuck.
+  /// Everything offered was handled, filtered, failed or refused by its policy: nothing was discarded, nothing is stuck, no
+  /// task is left.
   bool clean() const noexcept;
   /// Events that had a seat and were never begun, in all subscriptions.
   std::uint64_t undelivered() const noexcept;
@@ -43,7 +45,9 @@ class PENSTOCK_API shutdown_report {
   std::chrono::nanoseconds elapsed{};
   bool drained = false;  ///< everything came to rest before the deadline
   std::vector<subscription_report> subscriptions;
+  bool forced = false;   ///< `force_shutdown` cut it short
   std::vector<stuck_call> stuck;
+  task_report tasks;  ///< those that had not ended when it began
   unsigned abandoned_workers = 0;  ///< threads left inside a stuck call
 };
 
