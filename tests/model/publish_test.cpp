@@ -127,23 +127,23 @@ TEST_CASE("a publish whose deadline or cancellation meets a freed seat is accept
         else if (by_token)
           result = out.publish(numbered{producer, 0}, stop.get_token());
         else
-          result = out.publish_for(5ms, numbered{producer, 0});
+          result = out.publish_for(3ms, numbered{producer, 0});
         sim.require(result.matched() == 1 && result.accepted() + result.rejected() == 1, "a publish has no fate, or two");
         sim.require(result.accepted() == 1 ? result.error() == errc::none : mine && result.error() == reason,
                     "the error is not what came of the publish");
-        sim.require(result.accepted() == 1 || sim.elapsed() >= 5ms, "gave up too early");
-        sim.require(sim.elapsed() <= 5ms, "was told too late");
+        sim.require(result.accepted() == 1 || sim.elapsed() >= 3ms, "gave up too early");
+        sim.require(sim.elapsed() <= 3ms, "was told too late");
         taken += result.accepted();
         if (mine) ++(result.accepted() == 1 ? accepted : refused);
       });
     }
     sim.thread("opener", [&] {
-      sim.sleep_for(5ms);
+      sim.sleep_for(3ms);
       held.open();
     });
     if (by_token) {
       sim.thread("canceller", [&] {
-        sim.sleep_for(5ms);
+        sim.sleep_for(3ms);
         stop.request_stop();
       });
     }

@@ -81,8 +81,9 @@ template <class V, class Token>
   requires std::same_as<std::remove_cvref_t<V>, E> || std::same_as<std::remove_cvref_t<V>, event_ptr<E>>
 auto publisher<E>::async_publish(V&& value, Token&& token) const {
   static_assert(!detail::destroyed_twice<V>,
-                "g++ 12 destroys an aggregate temporary inside co_await twice: name the event and publish it as an lvalue or "
-                "as an event_ptr");
+                "g++ 12 destroys an aggregate temporary inside co_await twice, and this function cannot tell one from a named "
+                "event that is moved: use async_emplace<E>(token, members...), or publish it as an lvalue or as an event_ptr "
+                "of make_event");
   using signature = void(boost::system::error_code, publish_result);
   using initiation = detail::token_initiation<detail::token_publish<E>, detail::deliver_publish>;
   // What travels through Asio's machinery is small and shared, never the event itself.

@@ -49,7 +49,7 @@ class publisher {
   }
 
   /// Gives up with `cancelled` when the token is asked to stop.
-  template <class V>
+  template <class V = E>
     requires std::same_as<std::remove_cvref_t<V>, E>
   publish_result publish(V&& value, const std::stop_token& stop) const {
     detail::publish_request request;

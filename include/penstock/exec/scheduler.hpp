@@ -83,7 +83,7 @@ class PENSTOCK_API environment_parts {
   const std::unique_ptr<state> state_;
 };
 
-/// Where lanes run. Three kinds exist: `worker_pool` (threads), a service's own executor (later), and
+/// Where lanes run. Three kinds exist: `worker_pool` (threads), a service's own executor (`on_executor`), and
 /// `testing::simulation` (one thread, a seed, a virtual clock). Threads: thread-safe.
 class PENSTOCK_API scheduler {
  public:

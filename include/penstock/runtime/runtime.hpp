@@ -90,7 +90,8 @@ class PENSTOCK_API runtime {
   /// handlers still publish, asks the kept tasks, gives up at the deadline, stops the pools and reports. Waits until the
   /// deadline at most, plus a moment. Idempotent: a second call, from any thread, waits for the first and returns its report;
   /// the first one's budget and reason stay. From a worker it only requests the shutdown and returns a report of the moment;
-  /// the rest happens in `wait_for_shutdown`, in another `shutdown`, or when the runtime is destroyed.
+  /// the rest happens in `wait_for_shutdown`, in another `shutdown`, or when the runtime is destroyed. Not on the only thread of
+  /// an executor that subscriptions run on: their events could not be handled meanwhile.
   template <class Rep, class Period>
   shutdown_report shutdown(std::chrono::duration<Rep, Period> limit, std::string_view reason = "shutdown requested") {
     return shutdown_within(clamp_duration(limit), reason);

@@ -1,4 +1,4 @@
-// refused: g++ 12 destroys an aggregate temporary inside co_await twice: name the event
+// refused: g++ 12 destroys an aggregate temporary inside co_await twice, and this function cannot tell one
 // Floor 9, room tests.
 #include <penstock/asio.hpp>
 #include <boost/asio/use_awaitable.hpp>
