@@ -453,9 +453,16 @@ TEST_CASE("handles to tasks and registries may outlive the runtime, and then ans
 TEST_CASE("after fork tasks answer closed or forked in the child, and the parent's go on", "[task][S6]") {
   const time_limit limit;
   runtime rt;
-  gate go;
-  const task_handle held = rt.tasks().spawn("held", [&] { go.wait(); });
+  gate go, running;
+  const task_handle held = rt.tasks().spawn("held", [&] {
+    running.open();
+    go.wait();
+  });
   const task_handle sleeps = rt.tasks().spawn("sleeps", sleeps_for_ever());
+  running.wait();
+  // Its timer stands, the threads are at rest: a sanitizer's locks are held by nobody when the child is made.
+  eventually([&] { return sleeps.info().started; });
+  CHECK(rt.tasks().spawn("in between", nothing()).wait() == task_status::completed);
   const auto alive = std::make_shared<int>(0);
   const auto group = rt.tasks().owner("group");
   const std::string status = in_child([&] {
@@ -477,10 +484,6 @@ TEST_CASE("after fork tasks answer closed or forked in the child, and the parent
     seen.expect(code_of([&] { rt.tasks().spawn("late", nothing()); }) == errc::forked);
     seen.expect(code_of([&] { rt.tasks().every("late", 1ms, [alive] {}); }) == errc::forked);
     seen.expect(alive.use_count() == 1);
-    runtime own;
-    record<task_status> awaited;
-    seen.expect(own.tasks().spawn("awaits", awaits(held, awaited)).wait() == task_status::completed);
-    seen.expect(awaited.all() == std::vector<task_status>{task_status::closed});
     return seen.first();
   });
   CHECK(status == "exit 0");
@@ -488,5 +491,5 @@ TEST_CASE("after fork tasks answer closed or forked in the child, and the parent
   go.open();
   CHECK(held.wait() == task_status::completed);
   CHECK_FALSE(sleeps.done());
-  CHECK(rt.tasks().counts().spawned == 2);
+  CHECK(rt.tasks().counts().spawned == 3);
 }
