@@ -37,6 +37,8 @@ class real final : public execution_environment {
     }
     unsigned left = 0;
     parts_->stop();
+    // All at once: who waits for the calls of one pool does not leave the idle workers of the next without time to end.
+    for (const auto& pool : pools) exec::begin_stop(*pool);
     for (const auto& pool : pools) left += pool->stop(deadline);
     timers_->stop();
     return left;

@@ -60,5 +60,7 @@ class pool_core : public std::enable_shared_from_this<pool_core> {
 /// Starts a pool on a given clock and timer service. Throws what `worker_pool::start` throws.
 std::shared_ptr<worker_pool> start_pool(std::string_view name, worker_pool_options options, const clock& time,
                                         std::shared_ptr<timer_service> timers, std::shared_ptr<environment_parts> parts);
+/// For one that `start_pool` made: it takes nothing more, and its workers end with the calls they are in. Waits: never.
+void begin_stop(worker_pool& pool) noexcept;
 
 }  // namespace penstock::exec

@@ -328,6 +328,9 @@ class threads_pool final : public worker_pool {
   unsigned parked_approx() const noexcept override { return core_->list.sleeping(); }
   unsigned threads() const noexcept override { return core_->options.threads; }
   bool may_wait() const noexcept override { return core_->options.may_wait; }
+  void begin_stop() noexcept {
+    if (!core_->fork.forked()) core_->list.stop();
+  }
 
  private:
   std::shared_ptr<pool_core> core_;
@@ -336,6 +339,8 @@ class threads_pool final : public worker_pool {
 };
 
 }  // namespace
+
+void begin_stop(worker_pool& pool) noexcept { static_cast<threads_pool&>(pool).begin_stop(); }
 
 std::shared_ptr<worker_pool> start_pool(std::string_view name, worker_pool_options options, const clock& time,
                                         std::shared_ptr<timer_service> timers, std::shared_ptr<environment_parts> parts) {

@@ -63,12 +63,14 @@ struct task_entry::parts {
 /// owns itself while it is scheduled.
 struct task_entry::end_told final : runnable {
   explicit end_told(unique_function<void(const task_handle&)>&& given) noexcept : told(std::move(given)) {}
+  PENSTOCK_CATCHES_FORCED_UNWIND
   void run(unsigned) override {
     const std::unique_ptr<end_told> keep(this);
     exec::context working{exec::context_kind::worker};
     exec::context_scope scope(entry->parts_->pool->may_wait() ? nullptr : &working);
     call();
   }
+  PENSTOCK_CATCHES_FORCED_UNWIND
   void dropped() noexcept override {  // its pool has ended: nobody else will
     const std::unique_ptr<end_told> keep(this);
     exec::context hook{exec::context_kind::hook};

@@ -296,6 +296,26 @@ TEST_CASE("a shutdown with no time discards what is queued, names what runs, and
   over.wait();
 }
 
+TEST_CASE("workers that are in no call are never counted as left, whatever is stuck in the pools before theirs",
+          "[shutdown][S6]") {
+  const time_limit limit;
+  for (int i = 0; i < 20; ++i) {
+    auto rt = std::make_unique<penstock::runtime>(
+        workers(4).pool("a", worker_pool_options().threads(1)).pool("z", worker_pool_options().threads(8)));
+    gate begun, release, over;
+    REQUIRE(rt->pool("a")->post([&] {
+      begun.open();
+      release.wait();
+      over.open();
+    }) == errc::none);
+    begun.wait();
+    CHECK(rt->shutdown(1ms).abandoned_workers == 1);
+    rt.reset();
+    release.open();
+    over.wait();
+  }
+}
+
 // --- who asks, and from where ------------------------------------------------------------------------------------------
 
 TEST_CASE("the first reason and the first budget of a shutdown stay", "[shutdown][T11]") {

@@ -19,6 +19,8 @@
 #include <utility>
 #include <vector>
 
+#include <pthread.h>
+
 using namespace std::chrono_literals;
 using namespace penstock_test;
 using penstock::errc;
@@ -387,6 +389,42 @@ TEST_CASE("somebody else's cancelled that a body lets through is its failure, an
   const auto told = w.failures.all();
   CHECK(told[0].exception.type_name == "penstock::cancelled");
   CHECK(told[4].task == "ticks");
+}
+
+TEST_CASE("a function, a tick or an on_done that ends its thread costs a failure at most, and its pool goes on",
+          "[task][D12]") {
+  const time_limit limit;
+  record<failure> lost;
+  runtime_options options;
+  options.pool("blocking",
+               worker_pool_options().threads(1).on_failure([&](const failure& told) { lost.add(told); }));
+  world w(std::move(options));
+  const auto alive = std::make_shared<int>(0);
+  const task_handle function = w.tasks.spawn("function", [alive] { pthread_exit(nullptr); });
+  CHECK(function.wait() == task_status::failed);
+  CHECK_THAT(words_of(function.error()), contains_text("its thread was cancelled"));
+  CHECK(alive.use_count() == 1);
+  lost.wait_for(1);
+  record<int> ticks;
+  const task_handle periodic = w.tasks.every("tick", 1ms, [&] {
+    ticks.add(1);
+    if (ticks.size() == 1) pthread_exit(nullptr);
+  });
+  ticks.wait_for(3);
+  lost.wait_for(2);
+  periodic.request_cancel();
+  CHECK(periodic.wait() == task_status::cancelled);
+  const task_handle last = w.tasks.spawn("last", plain_function);
+  last.on_done([alive](const task_handle&) { pthread_exit(nullptr); });
+  CHECK(last.wait() == task_status::completed);
+  lost.wait_for(3);
+  eventually([&] { return alive.use_count() == 1; });
+  CHECK(w.tasks.spawn("after all", plain_function).wait() == task_status::completed);
+  const auto told = w.failures.all();
+  REQUIRE(told.size() == 2);
+  CHECK(told[0].task == "function");
+  CHECK(told[1].task == "tick");
+  CHECK(balanced(w.tasks));
 }
 
 // --- stopping ------------------------------------------------------------------------------------------------------------
