@@ -168,7 +168,8 @@ struct runtime::state {
   shutdown_machine machine PENSTOCK_GUARDED_BY(m);
   shutdown_actions left_to_do PENSTOCK_GUARDED_BY(m);  // there was no memory for them
   std::string reason PENSTOCK_GUARDED_BY(m);
-  bool driven PENSTOCK_GUARDED_BY(m) = false;
+  bool driven PENSTOCK_GUARDED_BY(m) = false;     // by somebody, perhaps only for the first steps
+  bool to_the_end PENSTOCK_GUARDED_BY(m) = false;  // by somebody who goes on until the report
   shutdown_report report PENSTOCK_GUARDED_BY(m);
   sync::atomic<std::uint32_t> done{0};     // 1: the report is final
   sync::atomic<std::uint32_t> changes{0};  // moves when a shutdown has been requested or has ended, or nobody drives it
@@ -179,6 +180,10 @@ struct runtime::state {
   bool requested() noexcept {
     lock_guard lock(m);
     return machine.begun();
+  }
+  bool is_driven() noexcept {
+    lock_guard lock(m);
+    return to_the_end && done.load() == 0;
   }
   bool waited_for_here(const void* by) const noexcept {
     const exec::context* current = exec::current_context();
@@ -281,7 +286,8 @@ runtime::~runtime() {
     new std::shared_ptr<state>(std::move(state_));
     return;
   }
-  if (s.waited_for_here(&s)) return;  // by what its own shutdown calls, which goes on and keeps what it needs
+  // By what its own shutdown calls, on that stack or on a worker's: it goes on, and keeps what it needs.
+  if (s.waited_for_here(&s) || (!s.may_wait_for_end() && s.is_driven())) return;
   bool done = s.done.load() != 0;
   for (unsigned tries = 0; !done; ++tries) {
     try {
@@ -565,7 +571,10 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
     {
       lock_guard lock(m);
       if (done.load() != 0) return report;
-      if (!std::exchange(driven, true)) break;  // by us, then
+      if (!std::exchange(driven, true)) {  // by us, then
+        to_the_end = true;
+        break;
+      }
     }
     sync::park(changes, seen, no_deadline);
   }
@@ -576,7 +585,7 @@ shutdown_report runtime::state::shut_down(std::chrono::nanoseconds limit, std::s
   } catch (...) {  // no memory for the lists: what has been done stays done, and it can be asked again
     {
       lock_guard lock(m);
-      driven = false;
+      driven = to_the_end = false;
     }
     moved();
     throw;
