@@ -8,6 +8,7 @@
 #include "exec/ready_list.hpp"
 #include "exec/worker_pool_options.hpp"
 
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <list>
@@ -41,7 +42,8 @@ class pool_core : public std::enable_shared_from_this<pool_core> {
     unsigned index = 0;
     std::thread thread;
     ready_list::sleeper sleeper;
-    bool ended = false;  // guarded by workers_m_
+    std::atomic<bool> in_call{false};  // it may run code of the user's
+    bool ended = false;                // guarded by workers_m_
   };
   void start_one(unsigned index);
   void run_worker(worker& self);

@@ -162,15 +162,18 @@ void pool_core::run_worker(worker& self) {
     while (good) {
       const ready_list::ready found = list.next(self.sleeper);
       if (found.kind == ready_list::what::stopped) break;
+      self.in_call.store(true, std::memory_order_relaxed);  // only looked at long after; `stop` looks again
       if (found.kind == ready_list::what::lane)
         found.lane->run(options.budget);
       else
         run_posted();
+      self.in_call.store(false, std::memory_order_relaxed);
     }
   } catch (const forced_unwind&) {
     worker_lost(self);  // pthread_cancel or pthread_exit in a handler: this thread cannot be kept
     throw;
   }
+  self.in_call.store(true, std::memory_order_relaxed);
   if (list.stopping()) drop_left();
   {
     lock_guard lock(workers_m_);
@@ -280,14 +283,20 @@ unsigned pool_core::stop(steady_time deadline) noexcept {
     for (worker& each : ended) each.thread.join();
     if (!waiting) break;
     if (sync::park(changes_, seen, deadline)) continue;
-    // Who has not ended by now is left to itself: its thread keeps this core alive, and nothing else.
+    // Who is in a call by now is left to itself: its thread keeps this core alive, and nothing else. Who is in none has only not
+    // had the processor: it ends in a moment, or turns out to be in a call after all.
+    bool in_none = false;
     lock_guard lock(workers_m_);
     for (worker& each : workers_) {
       if (each.ended || !each.thread.joinable() || each.thread.get_id() == own) continue;
+      if (!each.in_call.load(std::memory_order_relaxed)) {
+        in_none = true;
+        continue;
+      }
       each.thread.detach();
       ++left;
     }
-    deadline = no_deadline;
+    deadline = in_none ? deadline_after(time.now(), std::chrono::milliseconds(1)) : no_deadline;
   }
   {
     lock_guard lock(workers_m_);

@@ -55,6 +55,11 @@ class times {
     return "p50 " + with_digits(at(0.5), 2) + ", p99 " + with_digits(at(0.99), 2) + ", max " + with_digits(at(1.0), 2) +
            " ms of " + grouped(all_.size());
   }
+  /// The same with the longest thousandth for the longest hundredth.
+  std::string text_to_thousandths() const {
+    return "p50 " + with_digits(at(0.5), 2) + ", p99.9 " + with_digits(at(0.999), 2) + ", max " +
+           with_digits(at(1.0), 2) + " ms of " + grouped(all_.size());
+  }
 
  private:
   double at(double share) const {
