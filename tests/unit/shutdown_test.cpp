@@ -849,9 +849,11 @@ std::vector<struct sigaction> actions_now() {
   }
   return all;
 }
+/// Set by the C library's own sigaction, whatever it is given (SA_RESTORER).
+constexpr int kernels_own = 0x04000000;
 bool same_actions(const std::vector<struct sigaction>& a, const std::vector<struct sigaction>& b) {
   for (std::size_t i = 0; i < a.size(); ++i)
-    if (a[i].sa_handler != b[i].sa_handler || a[i].sa_flags != b[i].sa_flags) return false;
+    if (a[i].sa_handler != b[i].sa_handler || ((a[i].sa_flags ^ b[i].sa_flags) & ~kernels_own) != 0) return false;
   return a.size() == b.size();
 }
 
