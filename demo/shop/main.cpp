@@ -171,7 +171,8 @@ int run(const choices& chosen) {
   });
   penstock::timer closing_time(rt.pool("default"), std::chrono::duration<double>(chosen.seconds));
   const auto close_up = [](const penstock::timer& at, penstock::runtime& of) -> penstock::task<void> {
-    if (co_await at.async_wait()) of.request_shutdown("closing time");
+    const bool came = co_await at.async_wait();
+    if (came) of.request_shutdown("closing time");
   };
   if (chosen.seconds > 0) rt.tasks().spawn("closing time", close_up(closing_time, rt));
 

@@ -132,6 +132,11 @@ std::string words_of(const std::exception_ptr& error) {
   }
 }
 
+task<> counts_one_run(std::shared_ptr<int>, std::atomic<int>& runs) {
+  ++runs;
+  co_return;
+}
+
 }  // namespace
 
 // --- what may be spawned -------------------------------------------------------------------------------------------------
@@ -895,12 +900,7 @@ TEST_CASE("after close a spawn is refused with a clear text, counted, and its wo
   const auto try_all = [&](const task_registry& tasks) {
     const std::vector<std::function<void()>> ways{
         [&] { tasks.spawn("late", [alive, &runs] { ++runs; }); },
-        [&] {
-          tasks.spawn("late", [alive, &runs]() -> task<> {
-            ++runs;
-            co_return;
-          });
-        },
+        [&] { tasks.spawn("late", [alive, &runs] { return counts_one_run(alive, runs); }); },
         [&] {
           auto made = []([[maybe_unused]] std::shared_ptr<int> own, std::atomic<int>& count) -> task<> {
             ++count;
