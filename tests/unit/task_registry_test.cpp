@@ -901,13 +901,7 @@ TEST_CASE("after close a spawn is refused with a clear text, counted, and its wo
     const std::vector<std::function<void()>> ways{
         [&] { tasks.spawn("late", [alive, &runs] { ++runs; }); },
         [&] { tasks.spawn("late", [alive, &runs] { return counts_one_run(alive, runs); }); },
-        [&] {
-          auto made = []([[maybe_unused]] std::shared_ptr<int> own, std::atomic<int>& count) -> task<> {
-            ++count;
-            co_return;
-          };
-          tasks.spawn("late", made(alive, runs));
-        },
+        [&] { tasks.spawn("late", counts_one_run(alive, runs)); },
         [&] { tasks.every("late", 1ms, [alive, &runs] { ++runs; }); },
     };
     for (const auto& each : ways)
