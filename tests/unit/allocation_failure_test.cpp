@@ -14,6 +14,7 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -552,14 +553,14 @@ TEST_CASE("with its nth allocation failing a record is told or counted as lost",
   std::uint64_t lost_in_all = 0;
   const auto fails = [&](runtime& rt, long n) {
     auto sub = rt.bus().subscribe<small>("a name that does not fit into a small string, so that it takes memory",
-                                         [](const small&) { throw 1; });
-    auto publisher = rt.bus().publisher<small>();
-    allocations_left = n;
-    publisher.publish(small{1});
-    const bool idle = rt.bus().wait_idle(25s);
+                                         [&](const small&) {
+                                           allocations_left = n;
+                                           throw std::runtime_error("words that do not fit into a small string either");
+                                         });
+    rt.bus().publish(small{1});
+    penstock_test::eventually([&] { return sub.ledger().failed == 1; });
     const bool failed = allocations_left.exchange(-1) < 0;
-    CHECK(idle);
-    CHECK(sub.ledger().failed == 1);
+    CHECK(rt.bus().wait_idle(25s));
     lost_in_all += rt.lost_log_records();
     return failed;
   };
@@ -571,7 +572,7 @@ TEST_CASE("with its nth allocation failing a record is told or counted as lost",
     std::atomic<std::uint64_t> told{0};
     runtime rt(runtime_options().log_to([&](const log_record&) { ++told; }));
     const bool failed = fails(rt, n);
-    CHECK(told + rt.lost_log_records() == 1);
+    CHECK(told + rt.lost_log_records() >= 1);  // and one about a dead letter that could not be made
     if (!failed) break;
     REQUIRE(n < 2000);
   }
@@ -581,7 +582,7 @@ TEST_CASE("with its nth allocation failing a record is told or counted as lost",
     INFO("allocation " << n << " fails");
     runtime rt;
     if (!fails(rt, n)) break;
-    CHECK(rt.lost_log_records() <= 1);
+    CHECK(rt.lost_log_records() <= 2);
     REQUIRE(n < 2000);
   }
   CHECK(lost_in_all > 4);
