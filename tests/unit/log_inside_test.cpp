@@ -2,9 +2,11 @@
 // Floor 9, room tests.
 #include "../support/catch.hpp"
 
+#include "runtime/log.hpp"
 #include "runtime/log_limiter.hpp"
 
 #include <chrono>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -75,6 +77,40 @@ TEST_CASE("what was left out is due although its source has become silent, and w
   CHECK_FALSE(limiter.due(no_deadline));
 }
 
+TEST_CASE("each source's second ends by itself, also when it began within another's", "[log]") {
+  log_limiter limiter;
+  said(limiter, 11, start, "early");
+  said(limiter, 12, start + 500ms, "late");
+  REQUIRE(limiter.due(start + 1s));
+  CHECK_FALSE(limiter.due(start + 1499ms));
+  const auto rest = limiter.due(start + 1500ms);
+  REQUIRE(rest);
+  CHECK(rest->name == "late");
+  CHECK(rest->count == 2);
+}
+
+TEST_CASE("what was left out is told by the next failure after that second, whosever it is", "[log]") {
+  struct : penstock::clock {
+    steady_time at = start;
+    steady_time now() const noexcept override { return at; }
+  } time;
+  std::vector<std::string> told;
+  penstock::log log([&](const penstock::log_record& each) { told.push_back(to_string(each)); },
+                    penstock::log_level::info, time);
+  penstock::failure of_noisy, of_other;
+  of_noisy.subscription = "noisy";
+  of_other.task = "other";
+  for (int i = 0; i < 4000; ++i) log.failed(of_noisy);
+  CHECK(told.size() == 10);
+  time.at += 1s;
+  log.failed(of_other);
+  REQUIRE(told.size() == 12);
+  CHECK(told[10] == "… and 3990 more subscription=noisy left_out=3990");
+  CHECK(told[11] == "a task failed task=other attempt=1 exception=\"\"");
+  log.tell_left_out();
+  CHECK(told.size() == 12);
+}
+
 TEST_CASE("sources that are quiet are forgotten, and beyond the most of them the rest shares one count", "[log]") {
   log_limiter limiter;
   unsigned through = 0;
@@ -96,7 +132,8 @@ TEST_CASE("no line is lost from the count, whatever the times between", "[log]")
   steady_time now = start;
   for (unsigned i = 0; i < 2000; ++i) {
     now += std::chrono::milliseconds((i * 7919) % 173);
-    while (const auto rest = limiter.due(now)) told += rest->count;
+    if (i % 3 == 0)  // also when nobody asks first what is due
+      while (const auto rest = limiter.due(now)) told += rest->count;
     const unsigned count = (i * 31) % 17;
     lines += count;
     told += said(limiter, count, now, std::to_string(i % 3));

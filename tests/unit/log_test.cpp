@@ -106,6 +106,7 @@ TEST_CASE("what is not UTF-8, two-byte control characters and changes of directi
   CHECK(value("\xe2\x80\xa8" "x") == "\\xe2\\x80\\xa8x");          // a separator of lines
   CHECK(value("\xe2\x80\xae" "x") == "\\xe2\\x80\\xaex");          // from right to left
   CHECK(value("\xc0\x8a") == "\\xc0\\x8a");                       // a line feed, overlong
+  CHECK(value("\xe0\x81\x81") == "\\xe0\\x81\\x81");              // a letter, overlong
   CHECK(value("\xed\xa0\x80") == "\\xed\\xa0\\x80");              // half a pair
   CHECK(value("\xf4\x90\x80\x80") == "\\xf4\\x90\\x80\\x80");    // beyond the last
   CHECK(value("\xe2\x82") == "\\xe2\\x82");                       // ends early
