@@ -362,11 +362,8 @@ void bus_core::report(const failure& record) noexcept {
     if (hooks_.on_failure) hooks_.on_failure(record);
   } catch (...) {
     const exception_record thrown = describe_current_exception();
-    try {
-      if (hooks_.log)
-        hooks_.log("the failure hook threw " + thrown.type_name + ": " + thrown.what + " while told of: " + to_string(record));
-    } catch (...) {  // no memory to say so
-    }
+    tell_hook_threw(hooks_.hook_threw, {.hook = "on_failure", .subscription = record.subscription, .event = record.event,
+                                        .sequence = record.sequence, .thrown = thrown});
   }
 }
 
@@ -378,10 +375,8 @@ void bus_core::report_unmatched(const std::string& event) noexcept {
   try {
     hooks_.on_unmatched(event);
   } catch (...) {
-    try {
-      if (hooks_.log) hooks_.log("the hook for unmatched events threw on " + event);
-    } catch (...) {
-    }
+    const exception_record thrown = describe_current_exception();
+    tell_hook_threw(hooks_.hook_threw, {.hook = "on_unmatched", .event = event, .thrown = thrown});
   }
 }
 
@@ -393,15 +388,10 @@ void bus_core::escalate(subscription_core& failed, const failure* record) noexce
     failure told;
     if (record != nullptr) told = *record;
     told.subscription = failed.name;
-    if (hooks_.on_escalate)
-      hooks_.on_escalate(told);
-    else if (hooks_.log)
-      hooks_.log("shutting down because of: " + to_string(told));
-  } catch (...) {
-    try {
-      if (hooks_.log) hooks_.log("the escalation hook threw, or could not be told, for subscription " + failed.name);
-    } catch (...) {
-    }
+    if (hooks_.on_escalate) hooks_.on_escalate(told);
+  } catch (...) {  // the hook threw, or there was no memory for what it is told
+    const exception_record thrown = describe_current_exception();
+    tell_hook_threw(hooks_.hook_threw, {.hook = "on_escalate", .subscription = failed.name, .thrown = thrown});
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/fork_mark.hpp"
+#include "base/hook_problem.hpp"
 #include "base/mutex.hpp"
 #include "base/ref_count.hpp"
 #include "bus/subscription_core.hpp"
@@ -29,7 +30,7 @@ struct bus_hooks {
   unique_function<void(const failure&)> on_failure;
   unique_function<void(const std::string&)> on_unmatched;
   /// The last resort, when a hook itself fails.
-  unique_function<void(const std::string& line)> log;
+  unique_function<void(const hook_problem&)> hook_threw;
   /// A subscription's policy asked for the runtime to end.
   unique_function<void(const failure&)> on_escalate;
 };

@@ -2,10 +2,11 @@
 // Floor 7, room runtime.
 #include "runtime/log.hpp"
 
-#include <spdlog/logger.h>
+#include <spdlog/details/log_msg.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
 #include <cstdio>
+#include <new>
 #include <utility>
 
 namespace penstock {
@@ -23,9 +24,16 @@ spdlog::level::level_enum level_of(log_level level) noexcept {
 
 }  // namespace
 
+// The sink without a logger: a logger keeps to itself what its sink throws, and says it in its own words.
 struct log::spdlog_sink {
-  spdlog::logger logger{"penstock", std::make_shared<spdlog::sinks::stderr_sink_mt>()};
-  spdlog_sink() { logger.set_level(spdlog::level::trace); }
+  spdlog::sinks::stderr_sink_mt lines;
+
+  // Text, not a format and its arguments: those take their compiler three seconds.
+  void write(const log_record& record) {
+    const std::string line = to_string(record);
+    lines.log(spdlog::details::log_msg(spdlog::string_view_t(record.component().data(), record.component().size()),
+                                       level_of(record.level()), spdlog::string_view_t(line.data(), line.size())));
+  }
 };
 
 log::log(user_sink sink, log_level least, const clock& time) : sink_(std::move(sink)), least_(least), time_(time) {
@@ -36,51 +44,20 @@ log::~log() = default;
 void log::write(const log_record& record) noexcept {
   if (record.level() < least_) return;
   try {
-    if (sink_) return sink_(record);
-    // Text, not a format and its arguments: those take their compiler three seconds.
-    const std::string line = to_string(record);
-    spdlog_->logger.log(level_of(record.level()), spdlog::string_view_t(line.data(), line.size()));
-  } catch (...) {  // a line that cannot be written must not take the service down
-    sink_failed();
-  }
-}
-
-void log::sink_failed() noexcept {
-  if (!sink_failed_.exchange(true)) std::fputs("penstock: the log's sink threw; this is said once\n", stderr);
-}
-
-void log::line(log_level level, const std::string& text) noexcept {
-  try {
-    write(log_record(level, text));
-  } catch (...) {  // no memory for the record
-  }
-}
-
-void log::failed(const failure& record, log_level level, const char* text) noexcept {
-  try {
-    const std::string& source = record.task.empty() ? record.subscription : record.task;
-    log_limiter::verdict verdict;
-    {
-      lock_guard lock(m_);
-      verdict = limiter_.ask(source, time_.now());
-    }
-    if (verdict.left_out > 0)
-      write(log_record(level, "further failures were not told one by one")
-                .with(record.task.empty() ? "subscription" : "task", source)
-                .with("count", verdict.left_out));
-    if (!verdict.say) return;
-    log_record line(level, text);
-    if (record.task.empty())
-      line.with("subscription", record.subscription).with("event", record.event).with("sequence", record.sequence);
+    if (sink_)
+      sink_(record);
     else
-      line.with("task", record.task);
-    line.with("attempt", record.attempt).with("exception", record.exception.type_name);
-    if (!record.exception.what.empty()) line.with("what", record.exception.what);
-    for (const std::string& inner : record.exception.nested) line.with("nested", inner);
-    if (!record.file.empty()) line.with("file", record.file).with("line", record.line);
-    write(line);
-  } catch (...) {  // no memory to say so
+      spdlog_->write(record);
+  } catch (const std::bad_alloc&) {
+    lose("there was no memory for a log record");
+  } catch (...) {  // a line that cannot be written must not take the service down
+    lose("the log's sink threw");
   }
+}
+
+void log::lose(const char* why) noexcept {
+  if (lost_.fetch_add(1) == 0)
+    std::fprintf(stderr, "penstock: %s; this is said once, lost_log_records() counts on\n", why);
 }
 
 }  // namespace penstock

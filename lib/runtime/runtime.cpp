@@ -113,37 +113,6 @@ runtime_options&& runtime_options::environment(std::shared_ptr<execution_environ
 namespace {
 /// Workers that are in no call end within this; it is theirs even when the budget is spent.
 constexpr std::chrono::milliseconds at_once{20};
-
-/// A report that is not clean, a record for each thing that was left.
-void tell(log& lines, const shutdown_report& report) {
-  lines.write(log_record(log_level::warning, report.drained ? "the shutdown left something" : "the shutdown was not drained")
-                  .with("reason", report.reason)
-                  .with("took", report.elapsed)
-                  .with("forced", report.forced)
-                  .with("undelivered", report.undelivered())
-                  .with("abandoned_workers", report.abandoned_workers));
-  for (const stuck_call& each : report.stuck)
-    lines.write(log_record(log_level::warning, "stuck call")
-                    .with("subscription", each.subscription)
-                    .with("event", each.event)
-                    .with("sequence", each.sequence)
-                    .with("at_least", each.at_least)
-                    .with("file", each.file)
-                    .with("line", each.line));
-  for (const task_info& each : report.tasks.tasks)
-    if (each.status == task_status::running)
-      lines.write(log_record(log_level::warning, "task left running")
-                      .with("task", each.name)
-                      .with("age", each.age)
-                      .with("file", each.file)
-                      .with("line", each.line));
-  for (const subscription_report& each : report.subscriptions)
-    if (each.ledger.discarded + each.ledger.queued > 0)
-      lines.write(log_record(log_level::warning, "undelivered events")
-                      .with("subscription", each.name)
-                      .with("event", each.event)
-                      .with("events", each.ledger.discarded + each.ledger.queued));
-}
 }  // namespace
 
 struct runtime::state {
@@ -227,9 +196,8 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
   made.pools.try_emplace("blocking").first->second.may_wait(true);
   s.lines = std::make_shared<log>(std::move(made.log_sink), made.least, s.environment->time());
   const std::shared_ptr<log> lines = s.lines;
-  if (!made.on_failure) made.on_failure = [lines](const failure& record) { lines->failed(record, log_level::error, "failed"); };
-  if (!made.on_escalate)
-    made.on_escalate = [lines](const failure& record) { lines->failed(record, log_level::error, "shutting down because of a failure"); };
+  if (!made.on_failure) made.on_failure = [lines](const failure& record) { lines->failed(record); };
+  if (!made.on_escalate) made.on_escalate = [lines](const failure& record) { lines->escalated(record); };
   // One hook for handlers and tasks.
   const auto on_failure = std::make_shared<unique_function<void(const failure&)>>(std::move(made.on_failure));
   const auto on_escalate = std::make_shared<unique_function<void(const failure&)>>(std::move(made.on_escalate));
@@ -238,20 +206,27 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
       owner->request(owner->default_limit, "escalated by " + (record.task.empty() ? record.subscription : record.task));
     (*on_escalate)(record);
   };
-  const auto log_line = [lines](const std::string& text) { lines->line(log_level::error, text); };
+  const auto hook_threw = [lines](const detail::hook_problem& problem) { lines->hook_threw(problem); };
   detail::bus_hooks hooks;
   hooks.on_unmatched = std::move(made.on_unmatched);
   hooks.on_escalate = escalate;
-  hooks.log = log_line;
+  hooks.hook_threw = hook_threw;
   hooks.on_failure = [on_failure](const failure& record) { (*on_failure)(record); };
   detail::registry_hooks task_hooks;
   task_hooks.on_failure = [on_failure](const failure& record) { (*on_failure)(record); };
   task_hooks.on_escalate = escalate;
-  task_hooks.log = log_line;
+  task_hooks.hook_threw = hook_threw;
   try {
     for (auto& [name, pool] : made.pools) {
-      if (!pool.get().on_failure)
-        pool.on_failure([lines](const failure& record) { lines->failed(record, log_level::error, "posted work failed"); });
+      pool.on_failure([lines, hook = std::move(pool.get().on_failure)](const failure& record) mutable {
+        if (!hook) return lines->work_failed(record);
+        try {
+          hook(record);
+        } catch (...) {
+          const exception_record thrown = describe_current_exception();
+          lines->hook_threw({.hook = "a pool's on_failure", .pool = record.subscription, .event = record.event, .thrown = thrown});
+        }
+      });
       s.pools.emplace(name, s.environment->make_pool(name, std::move(pool)));
     }
     s.core = new detail::bus_core(s.environment, s.pools.at("default"), std::move(hooks));
@@ -292,7 +267,7 @@ runtime::~runtime() {
   for (unsigned tries = 0; !done; ++tries) {
     try {
       const shutdown_report report = s.shut_down(s.default_limit, "runtime destroyed");
-      if (!report.clean()) tell(*s.lines, report);
+      if (!report.clean()) s.lines->not_clean(report);
       done = true;
     } catch (const std::bad_alloc&) {
       // Once more; then without a report, rather than ending the process.
@@ -302,6 +277,7 @@ runtime::~runtime() {
       done = true;
     }
   }
+  s.lines->tell_left_out();
   if (!s.may_wait_for_end() && s.done.load() == 0) {
     // Destroyed by one of its own handlers or tasks: no thread may wait here, so the workers end by themselves.
     s.force();
@@ -334,6 +310,7 @@ scheduler_ptr runtime::pool(std::string_view name) const {
 }
 
 const clock& runtime::time() const noexcept { return state_->environment->time(); }
+std::uint64_t runtime::lost_log_records() const noexcept { return state_->lines->lost(); }
 
 shutdown_report runtime::shutdown_within(std::chrono::nanoseconds limit, std::string_view reason) {
   const std::shared_ptr<state> keep = state_;

@@ -167,11 +167,7 @@ void registry_core::report_failure(const failure& record) noexcept {
     if (hooks_.on_failure) hooks_.on_failure(record);
   } catch (...) {
     const exception_record thrown = describe_current_exception();
-    try {
-      if (hooks_.log)
-        hooks_.log("the failure hook threw " + thrown.type_name + ": " + thrown.what + " while told of: " + to_string(record));
-    } catch (...) {  // no memory to say so
-    }
+    tell_hook_threw(hooks_.hook_threw, {.hook = "on_failure", .task = record.task, .thrown = thrown});
   }
 }
 
@@ -181,10 +177,8 @@ void registry_core::escalate(const failure& record) noexcept {
   try {
     if (hooks_.on_escalate) hooks_.on_escalate(record);
   } catch (...) {
-    try {
-      if (hooks_.log) hooks_.log("the escalation hook threw, for task " + record.task);
-    } catch (...) {
-    }
+    const exception_record thrown = describe_current_exception();
+    tell_hook_threw(hooks_.hook_threw, {.hook = "on_escalate", .task = record.task, .thrown = thrown});
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/fork_mark.hpp"
+#include "base/hook_problem.hpp"
 #include "base/mutex.hpp"
 #include "base/ref_count.hpp"
 #include "sync/atomic.hpp"
@@ -29,7 +30,7 @@ struct registry_hooks {
   /// A task's restart policy asks for the runtime to end.
   unique_function<void(const failure&)> on_escalate;
   /// The last resort, when a hook itself fails.
-  unique_function<void(const std::string& line)> log;
+  unique_function<void(const hook_problem&)> hook_threw;
 };
 
 /// Which tasks: of one owner or of all, of one order or of both.

@@ -8,14 +8,19 @@
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <memory>
 #include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 // Allocations of all threads count down to the one that fails; below zero none does.
 static std::atomic<long> allocations_left{-1};
@@ -541,4 +546,47 @@ TEST_CASE("stopping and closing tasks with the nth allocation failing stop all, 
               CHECK(w.rt.tasks().owner(long_owner).close(20s).clean());
               nothing_left(w);
             }) > 4);
+}
+
+TEST_CASE("with its nth allocation failing a record is told or counted as lost", "[G8][log]") {
+  const time_limit limit;
+  std::uint64_t lost_in_all = 0;
+  const auto fails = [&](runtime& rt, long n) {
+    auto sub = rt.bus().subscribe<small>("a name that does not fit into a small string, so that it takes memory",
+                                         [&](const small&) {
+                                           allocations_left = n;
+                                           throw std::runtime_error("words that do not fit into a small string either");
+                                         });
+    rt.bus().publish(small{1});
+    penstock_test::eventually([&] { return sub.ledger().failed == 1; });
+    const bool failed = allocations_left.exchange(-1) < 0;
+    CHECK(rt.bus().wait_idle(25s));
+    lost_in_all += rt.lost_log_records();
+    return failed;
+  };
+  const int before = dup(STDERR_FILENO);
+  const int nowhere = open("/dev/null", O_WRONLY);
+  dup2(nowhere, STDERR_FILENO);
+  for (long n = 0;; ++n) {
+    INFO("allocation " << n << " fails");
+    std::atomic<std::uint64_t> told{0};
+    runtime rt(runtime_options().log_to([&](const log_record&) { ++told; }));
+    const bool failed = fails(rt, n);
+    CHECK(told + rt.lost_log_records() >= 1);  // and one about a dead letter that could not be made
+    if (!failed) break;
+    REQUIRE(n < 2000);
+  }
+  CHECK(lost_in_all > 4);
+  lost_in_all = 0;
+  for (long n = 0;; ++n) {  // and the library's own sink
+    INFO("allocation " << n << " fails");
+    runtime rt;
+    if (!fails(rt, n)) break;
+    CHECK(rt.lost_log_records() <= 2);
+    REQUIRE(n < 2000);
+  }
+  CHECK(lost_in_all > 4);
+  dup2(before, STDERR_FILENO);
+  close(before);
+  close(nowhere);
 }

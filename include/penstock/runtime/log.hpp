@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -51,7 +52,8 @@ class PENSTOCK_API log_field {
 /// One thing to say. Host-owned text only; never the payload of an event.
 class PENSTOCK_API log_record {
  public:
-  log_record(log_level level, std::string_view text);
+  log_record(log_level level, std::string_view text);  ///< of the component "penstock"
+  log_record(log_level level, std::string_view component, std::string_view text);
   log_record(log_record&&) noexcept;
   log_record(const log_record&);
   log_record& operator=(log_record&&) noexcept;
@@ -59,6 +61,9 @@ class PENSTOCK_API log_record {
   ~log_record();
 
   log_level level() const noexcept { return level_; }
+  /// Which part of penstock says it: "penstock.bus", "penstock.task", "penstock.pool", "penstock.runtime".
+  const std::string& component() const noexcept { return component_; }
+  /// What happened, in words that never depend on names or on what was thrown: those are fields, as they came, unescaped.
   const std::string& text() const noexcept { return text_; }
   const std::vector<log_field>& fields() const noexcept { return fields_; }
 
@@ -74,12 +79,17 @@ class PENSTOCK_API log_record {
 
  private:
   log_level level_;
+  std::string component_;
   std::string text_;
   std::vector<log_field> fields_;
 };
 
-/// One line: the text, then key=value for each field; a value with a space, a quote or nothing in it stands in quotes. Control
-/// bytes are escaped, and what is longer than 4 KiB is cut at a character's border and ends in "…".
+/// The most bytes of one line.
+inline constexpr std::size_t longest_log_line = 4096;
+
+/// One line: the text, then key=value for each field; a value with a space, a quote or nothing in it stands in quotes. Bytes that
+/// a terminal would obey are escaped as \xNN: control characters, also the two-byte ones, line separators and changes of
+/// direction; and so is what is not UTF-8. What is longer than `longest_log_line` is cut between characters and ends in "…".
 PENSTOCK_API std::string to_string(const log_record& record);
 
 }  // namespace penstock

@@ -12,6 +12,7 @@
 #include <penstock/task/task_registry.hpp>
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -43,8 +44,10 @@ class PENSTOCK_API runtime_options {
   /// How long the destructor drains when nobody called `shutdown`. Default 5 s.
   runtime_options& shutdown_within(std::chrono::nanoseconds limit) &;
   runtime_options&& shutdown_within(std::chrono::nanoseconds limit) &&;
-  /// Where the runtime's records go; called with no lock held, by several threads at once. What it throws is dropped, and said
-  /// once on standard error. Default: spdlog, on standard error.
+  /// Where the runtime's records go; called with no lock held, by several threads at once, and by a stuck call that fails after
+  /// the runtime has ended. What it throws is counted (`lost_log_records`), and said once on standard error. Default: spdlog, on
+  /// standard error, a line each. Of one subscription's, task's or pool's failures ten a second are told; how many more there
+  /// were comes with the next failure after that second, whosever it is, and at the latest when the runtime is destroyed.
   runtime_options& log_to(unique_function<void(const log_record&)> sink) &;
   runtime_options&& log_to(unique_function<void(const log_record&)> sink) &&;
   /// The lowest level that is said. Default: info.
@@ -85,6 +88,8 @@ class PENSTOCK_API runtime {
   /// Throws std::system_error with `errc::not_found` for a name no pool has.
   scheduler_ptr pool(std::string_view name) const;
   const clock& time() const noexcept;
+  /// Records that reached nobody: the sink threw, or there was no memory for them.
+  std::uint64_t lost_log_records() const noexcept;
 
   /// Asks the tasks that stop first to end, stops intake (waiting publishers wake with `closed`), drains what is queued and what
   /// handlers still publish, asks the kept tasks, gives up at the deadline, stops the pools and reports. Waits until the
