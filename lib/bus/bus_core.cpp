@@ -395,14 +395,8 @@ void bus_core::escalate(subscription_core& failed, const failure* record) noexce
   }
 }
 
-std::shared_ptr<const cause> bus_core::make_cause(cancel_kind kind, const std::string& who, const char* reason) noexcept {
-  try {
-    return std::make_shared<cause>(kind, who, reason, time().now());
-  } catch (...) {
-    // Asked all the same; the text is missing.
-    static const cause without_memory(cancel_kind::requested, "", "", steady_time{});
-    return std::shared_ptr<const cause>(std::shared_ptr<void>(), &without_memory);
-  }
+std::shared_ptr<const cause> bus_core::make_cause(cancel_kind kind, std::string_view who, std::string_view reason) noexcept {
+  return detail::make_cause(kind, who, reason, time().now());
 }
 
 // --- the end -----------------------------------------------------------------------------------------------------------

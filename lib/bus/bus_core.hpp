@@ -76,7 +76,7 @@ class bus_core final : public ref_counted<bus_core> {
   }
   void report(const failure& record) noexcept;
   void escalate(subscription_core& failed, const failure* record) noexcept;
-  std::shared_ptr<const cause> make_cause(cancel_kind kind, const std::string& who, const char* reason) noexcept;
+  std::shared_ptr<const cause> make_cause(cancel_kind kind, std::string_view who, std::string_view reason) noexcept;
   bus_snapshot snapshot();
   void report_unmatched(const std::string& event) noexcept;
 

@@ -42,18 +42,7 @@ void started_task::request_cancel(std::shared_ptr<const cause> why) noexcept {
 }
 
 void started_task::request_cancel(cancel_kind kind, const char* who, const char* reason) noexcept {
-  std::shared_ptr<const cause> why;
-  const steady_time now = home().pool().time().now();
-  try {
-    why = std::make_shared<cause>(kind, who, reason, now);
-  } catch (...) {
-    static const std::shared_ptr<const cause> without_memory = [] {
-      static const cause text(cancel_kind::requested, "", "", steady_time{});
-      return std::shared_ptr<const cause>(std::shared_ptr<void>(), &text);
-    }();
-    why = without_memory;
-  }
-  request_cancel(std::move(why));
+  request_cancel(make_cause(kind, who, reason, home().pool().time().now()));
 }
 
 void started_task::run_start(lane_item& self, lane_item::turn how) {

@@ -19,6 +19,16 @@ const char* to_string(cancel_kind kind) noexcept {
   return "unknown";
 }
 
+std::shared_ptr<const cause> detail::make_cause(cancel_kind kind, std::string_view who, std::string_view reason,
+                                                steady_time at) noexcept {
+  try {
+    return std::make_shared<cause>(kind, std::string(who), std::string(reason), at);
+  } catch (...) {
+    static const cause without_memory(cancel_kind::requested, "", "", steady_time{});
+    return std::shared_ptr<const cause>(std::shared_ptr<void>(), &without_memory);
+  }
+}
+
 cancelled::cancelled(std::shared_ptr<const cause> why) noexcept : why_(std::move(why)) {}
 cancelled::cancelled(const cancelled&) noexcept = default;
 cancelled& cancelled::operator=(const cancelled&) noexcept = default;

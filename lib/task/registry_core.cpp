@@ -151,13 +151,7 @@ task_counts registry_core::counts() const noexcept {
 
 std::shared_ptr<const cause> registry_core::make_cause(cancel_kind kind, std::string_view who,
                                                        std::string_view reason) noexcept {
-  try {
-    return std::make_shared<cause>(kind, std::string(who), std::string(reason), time().now());
-  } catch (...) {
-    // Asked all the same; the text is missing.
-    static const cause without_memory(cancel_kind::requested, "", "", steady_time{});
-    return std::shared_ptr<const cause>(std::shared_ptr<void>(), &without_memory);
-  }
+  return detail::make_cause(kind, who, reason, time().now());
 }
 
 void registry_core::report_failure(const failure& record) noexcept {

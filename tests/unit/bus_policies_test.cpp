@@ -2,6 +2,7 @@
 // Floor 9, room tests.
 #include "../support/catch.hpp"
 #include "../support/gate.hpp"
+#include "../support/refusal.hpp"
 
 #include <penstock/bus/dead_letter.hpp>
 #include <penstock/exec/retry_policy.hpp>
@@ -100,23 +101,6 @@ std::vector<int> first(int count) {
   std::vector<int> all;
   for (int i = 0; i < count; ++i) all.push_back(i);
   return all;
-}
-
-template <class Handle>
-bool quiet(const Handle& of) {
-  const auto ledger = of.ledger();
-  return ledger.balanced() && ledger.quiescent();
-}
-
-template <class Function>
-std::pair<errc, std::string> refusal_of(Function function) {
-  try {
-    function();
-  } catch (const std::system_error& e) {
-    if (e.code().category() == penstock::error_category()) return {static_cast<errc>(e.code().value()), e.what()};
-    return {errc::none, std::string("not ours: ") + e.what()};
-  }
-  return {errc::none, "nothing was thrown"};
 }
 
 penstock::subscription_snapshot seen_as(const penstock::bus_snapshot& all, const std::string& name) {

@@ -2,6 +2,7 @@
 // Floor 9, room tests.
 #include "../support/catch.hpp"
 #include "../support/gate.hpp"
+#include "../support/refusal.hpp"
 
 #include <penstock/bus/dead_letter.hpp>
 #include <penstock/penstock.hpp>
@@ -94,23 +95,6 @@ std::size_t readers_of(const penstock::event_bus& bus, const std::string& name) 
   for (const auto& each : bus.snapshot().subscriptions)
     if (each.name == name) return each.readers;
   return 0;
-}
-
-template <class E>
-bool quiet(const stream<E>& of) {
-  const auto ledger = of.ledger();
-  return ledger.balanced() && ledger.quiescent();
-}
-
-template <class Function>
-std::pair<errc, std::string> refusal_of(Function function) {
-  try {
-    function();
-  } catch (const std::system_error& e) {
-    if (e.code().category() == penstock::error_category()) return {static_cast<errc>(e.code().value()), e.what()};
-    return {errc::none, std::string("not ours: ") + e.what()};
-  }
-  return {errc::none, "nothing was thrown"};
 }
 
 task<int> read_to_the_end(const stream<tick>& from, record<int>& seen) {

@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace penstock {
@@ -29,6 +30,14 @@ struct cause {
   std::string reason;  ///< in words; may be empty
   steady_time instant;
 };
+
+namespace detail {
+
+/// Without memory for its text there is a cause all the same, with none.
+PENSTOCK_API std::shared_ptr<const cause> make_cause(cancel_kind kind, std::string_view who, std::string_view reason,
+                                                     steady_time at) noexcept;
+
+}  // namespace detail
 
 /// Thrown by each await of a task while a request to stop it is in force. Not a `std::exception`: a
 /// `catch (const std::exception&)` does not swallow it. `catch (...)` does, and then the next await throws it again.

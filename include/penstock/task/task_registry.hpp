@@ -231,6 +231,7 @@ class PENSTOCK_API task_registry {
   auto make(std::string_view name, spawn_options&& options, Work&& work, call_site where) const {
     using plain = std::decay_t<Work>;
     using result = typename detail::task_result<plain>::type;
+    static_assert(!std::is_reference_v<result>, "a background task's value is kept by its handle: return it by value");
     if constexpr (detail::is_task<plain>) {
       static_assert(!std::is_lvalue_reference_v<Work>, "a task is spawned once: spawn(name, std::move(it))");
       auto once = recipe(name, std::move(options), false, true, where);
