@@ -685,6 +685,7 @@ TEST_CASE("on_done is told once of each end, also when it meets the end, the end
       handles[index % 3].on_done([&, index](const task_handle& ended) {
         ++told[index];
         sim.require(ended.done() && ended.id() == handles[index % 3].id(), "told of another end, or too early");
+        sim.require(logs[index % 3]->deaths == 1, "told before the closure was destroyed");
         if (throws) throw std::runtime_error("from on_done");
       });
     };

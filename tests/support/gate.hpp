@@ -43,9 +43,19 @@ class time_limit {
   ~time_limit() { alarm(0); }
 };
 
-/// Closed until it is opened, once.
+/// Closed until it is opened, once. Its end opens it and waits until whoever was inside `wait` has left it: a stuck
+/// handler may outlive the runtime that gave it up, but not the gate it is stuck at.
 class gate {
  public:
+  gate() = default;
+  gate(const gate&) = delete;
+  gate& operator=(const gate&) = delete;
+  ~gate() {
+    std::unique_lock lock(m_);
+    open_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return inside_ == 0; });
+  }
   void open() {
     const std::lock_guard lock(m_);
     open_ = true;
@@ -53,7 +63,10 @@ class gate {
   }
   void wait() {
     std::unique_lock lock(m_);
+    ++inside_;
     changed_.wait(lock, [this] { return open_; });
+    --inside_;
+    changed_.notify_all();  // under the lock: the destructor may be waiting
   }
   bool is_open() const {
     const std::lock_guard lock(m_);
@@ -64,6 +77,7 @@ class gate {
   mutable std::mutex m_;
   std::condition_variable changed_;
   bool open_ = false;
+  unsigned inside_ = 0;
 };
 
 /// Waits for what only a look from outside can tell, such as a ledger's `pending`; looks, then parks for a moment.
