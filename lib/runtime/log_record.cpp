@@ -103,11 +103,11 @@ class line_writer {
     std::string places;
     if (unit > 1) places = std::to_string(1000 + size % unit / (unit / 1000)).substr(1);
     while (!places.empty() && places.back() == '0') places.pop_back();
-    piece((count < 0 ? "-" : "") + std::to_string(size / unit) + (places.empty() ? "" : "." + places) +
-          (unit == 1           ? "ns"
-           : unit == 1'000     ? "us"
-           : unit == 1'000'000 ? "ms"
-                               : "s"));
+    std::string text(count < 0 ? "-" : "");
+    text += std::to_string(size / unit);
+    if (!places.empty()) text.append(1, '.').append(places);
+    text += unit == 1 ? "ns" : unit == 1'000 ? "us" : unit == 1'000'000 ? "ms" : "s";
+    piece(text);
   }
   std::string take() && { return std::move(line_); }
 
