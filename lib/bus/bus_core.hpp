@@ -7,6 +7,7 @@
 #include "base/ref_count.hpp"
 #include "bus/subscription_core.hpp"
 #include "bus/topic.hpp"
+#include "exec/watched.hpp"
 
 #include <penstock/base/failure.hpp>
 #include <penstock/bus/event_bus.hpp>
@@ -75,6 +76,8 @@ class bus_core final : public ref_counted<bus_core> {
   void escalate(subscription_core& failed, const failure* record) noexcept;
   std::shared_ptr<const cause> make_cause(cancel_kind kind, const std::string& who, const char* reason) noexcept;
   bus_snapshot snapshot();
+  /// For the watchdog: what is in progress, and who waits for whom. True: a subscription runs where no pool can be watched.
+  bool watch(std::vector<watched_call>& calls, std::vector<watched_wait>& waiting);
   void report_unmatched(const std::string& event) noexcept;
 
   /// Shutdown, step by step: only handlers may publish; then nobody.
