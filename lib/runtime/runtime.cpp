@@ -7,6 +7,7 @@
 #include "exec/context.hpp"
 #include "exec/worker_pool_options.hpp"
 #include "runtime/log.hpp"
+#include "runtime/watchdog.hpp"
 #include "sync/parker.hpp"
 
 #include <map>
@@ -24,6 +25,7 @@ struct runtime_options::fields {
   unique_function<void(const std::string&)> on_unmatched;
   unique_function<void(const failure&)> on_escalate;
   std::chrono::nanoseconds shutdown_within = std::chrono::seconds(5);
+  std::optional<watchdog_options> watchdog;
   std::shared_ptr<execution_environment> environment;
 };
 
@@ -72,6 +74,11 @@ runtime_options& runtime_options::shutdown_within(std::chrono::nanoseconds limit
 runtime_options&& runtime_options::shutdown_within(std::chrono::nanoseconds limit) && {
   return std::move(shutdown_within(limit));
 }
+runtime_options& runtime_options::watchdog(watchdog_options options) & {
+  made().watchdog = std::move(options);
+  return *this;
+}
+runtime_options&& runtime_options::watchdog(watchdog_options options) && { return std::move(watchdog(std::move(options))); }
 runtime_options& runtime_options::environment(std::shared_ptr<execution_environment> given) & {
   made().environment = std::move(given);
   return *this;
@@ -92,6 +99,7 @@ struct runtime::state {
   std::map<std::string, scheduler_ptr, std::less<>> pools;
   std::optional<event_bus> bus;
   detail::bus_core* core = nullptr;
+  std::shared_ptr<penstock::watchdog> watch;  // null: nobody watches
 
   std::vector<ref_ptr<detail::subscription_core>> ending;  // of whoever has begun to shut down
 
@@ -104,6 +112,10 @@ struct runtime::state {
   shutdown_report shut_down(std::chrono::nanoseconds limit, std::string_view reason);
   shutdown_report end_everything(steady_time began, std::chrono::nanoseconds limit, std::string_view reason);
   shutdown_report look(std::string_view reason, steady_time began);
+  unsigned stop_pools(steady_time deadline) noexcept {
+    if (watch) watch->stop();
+    return environment->stop_pools(deadline);
+  }
 };
 
 runtime::runtime() : runtime(runtime_options()) {}
@@ -126,16 +138,32 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
     hooks.on_failure = std::move(made.on_failure);
   else
     hooks.on_failure = [lines](const failure& record) { lines->error(to_string(record)); };
+  const bool asked = made.watchdog.has_value();
+  if (!asked) made.watchdog.emplace();
+  if (made.watchdog->moved_from())
+    throw std::system_error(make_error_code(errc::invalid_argument),
+                            "runtime: its watchdog's options were moved from; make new ones");
+  const watchdog_options::fields& watching = made.watchdog->get();
   try {
+    std::shared_ptr<exec::stack_signal> stacks;
+    if (watching.enabled && watching.stacks && !s.environment->simulated())
+      stacks = std::make_shared<exec::stack_signal>(watching.signal);
     for (auto& [name, pool] : made.pools) {
+      pool.get().stacks = stacks;
       if (!pool.get().on_failure)
         pool.on_failure([lines](const failure& record) { lines->error(to_string(record)); });
       s.pools.emplace(name, s.environment->make_pool(name, std::move(pool)));
     }
     s.core = new detail::bus_core(s.environment, s.pools.at("default"), std::move(hooks));
     s.bus.emplace(s.core);
+    if (watching.enabled && (asked || !s.environment->simulated())) {
+      std::vector<scheduler_ptr> pools;
+      for (const auto& [name, pool] : s.pools) pools.push_back(pool);
+      s.watch = std::make_shared<penstock::watchdog>(std::move(*made.watchdog), *s.environment, lines);
+      s.watch->start(*s.core, std::move(pools));
+    }
   } catch (...) {
-    s.environment->stop_pools(no_deadline);
+    s.stop_pools(no_deadline);
     throw;
   }
 }
@@ -157,7 +185,7 @@ runtime::~runtime() {
       // Once more; then without a report, rather than ending the process.
       if (tries < 2) continue;
       s.core->close();
-      s.environment->stop_pools(deadline_after(s.environment->time().now(), at_once));
+      s.stop_pools(deadline_after(s.environment->time().now(), at_once));
       done = true;
     }
   }
@@ -173,7 +201,7 @@ runtime::~runtime() {
       }
     } catch (...) {
     }
-    s.environment->stop_pools(deadline_after(s.environment->time().now(), at_once));
+    s.stop_pools(deadline_after(s.environment->time().now(), at_once));
   }
 }
 
@@ -247,7 +275,7 @@ shutdown_report runtime::state::end_everything(steady_time began, std::chrono::n
     made.stuck.push_back({each.name, each.event(), running, at_least, each.file, each.line});
   }
   const steady_time soon = deadline_after(time.now(), at_once);
-  made.abandoned_workers = environment->stop_pools(deadline > soon ? deadline : soon);
+  made.abandoned_workers = stop_pools(deadline > soon ? deadline : soon);
   for (const auto& each : all) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
   made.elapsed = time.now() - began;
   return made;

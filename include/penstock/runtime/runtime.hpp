@@ -8,6 +8,7 @@
 #include <penstock/exec/environment.hpp>
 #include <penstock/exec/worker_pool.hpp>
 #include <penstock/runtime/shutdown_report.hpp>
+#include <penstock/runtime/watchdog.hpp>
 
 #include <chrono>
 #include <memory>
@@ -40,6 +41,10 @@ class PENSTOCK_API runtime_options {
   /// How long the destructor drains when nobody called `shutdown`. Default 5 s.
   runtime_options& shutdown_within(std::chrono::nanoseconds limit) &;
   runtime_options&& shutdown_within(std::chrono::nanoseconds limit) &&;
+  /// What names a call, a pool or a chain of waits while it is stuck. Default: one with default options, which logs a line;
+  /// in a simulation none.
+  runtime_options& watchdog(watchdog_options options) &;
+  runtime_options&& watchdog(watchdog_options options) &&;
   /// What to run on; a simulation gives its own. Default: real threads and time.
   runtime_options& environment(std::shared_ptr<execution_environment> made) &;
   runtime_options&& environment(std::shared_ptr<execution_environment> made) &&;
