@@ -37,6 +37,8 @@ class real final : public execution_environment {
     }
     unsigned left = 0;
     parts_->stop();
+    // All are told before one is waited for: a call that lasts until the deadline leaves the next pool no time to end.
+    for (const auto& pool : pools) static_cast<exec::pool_core&>(*pool->watched()).begin_stop();
     for (const auto& pool : pools) left += pool->stop(deadline);
     timers_->stop();
     return left;

@@ -27,6 +27,10 @@ class pool_core final : public detail::watched_pool, public std::enable_shared_f
 
   /// Throws std::system_error, or what the start hook threw; then no thread is left.
   void start_workers();
+  /// Has the workers end, and waits for none.
+  void begin_stop() noexcept {
+    if (!fork.forked()) list.stop();
+  }
   unsigned stop(steady_time deadline) noexcept;
   errc post(unique_function<void()> work) noexcept;
   /// After the list has stopped: tells what is left that nobody will run it.
