@@ -76,7 +76,7 @@ class bus_core final : public ref_counted<bus_core> {
   void escalate(subscription_core& failed, const failure* record) noexcept;
   std::shared_ptr<const cause> make_cause(cancel_kind kind, const std::string& who, const char* reason) noexcept;
   bus_snapshot snapshot();
-  /// For the watchdog: what is in progress, and who waits for whom. True: a subscription runs where no pool can be watched.
+  /// For the watchdog: what is in progress, and who waits for whom. True: a subscription runs where no pool rings.
   bool watch(std::vector<watched_call>& calls, std::vector<watched_wait>& waiting);
   void report_unmatched(const std::string& event) noexcept;
 
@@ -109,6 +109,7 @@ class bus_core final : public ref_counted<bus_core> {
   std::atomic<std::uint32_t> idle_watchers_count_{0};
 
   struct joining;
+  bool runs_elsewhere(const subscription_core& core) const noexcept;
   void look_again(subscription_core& core, subscription_snapshot& seen);
   void check_joining(const std::string& shown, std::string_view name) const;
   ref_ptr<subscription_core> join(joining& made);

@@ -36,12 +36,16 @@ std::uint64_t subscription_core::progress() noexcept {
   return counts.begun + counts.discarded + ended;
 }
 
+bool bus_core::runs_elsewhere(const subscription_core& core) const noexcept {
+  return core.stream() == nullptr && core.pool->parts() != default_pool_->parts();
+}
+
 bool bus_core::watch(std::vector<watched_call>& calls, std::vector<watched_wait>& waiting) {
   const auto all = subscriptions();
   bool elsewhere = false;
   for (const auto& each : all) {
     each->watch(calls);
-    if (each->pool->watched() == nullptr) elsewhere = true;
+    if (runs_elsewhere(*each)) elsewhere = true;
   }
   const auto edge = [&](const subscription_core& from, subscription_core& to, bool close, std::uint64_t remaining) {
     watched_wait made;

@@ -175,6 +175,20 @@ TEST_CASE("a coroutine handler that waits for too long is told as suspended, on 
   CHECK(said.wait_for(what::stuck_call, "slow", true).subscription == "slow");
 }
 
+TEST_CASE("a handler that runs on a pool of somebody else's is watched too, and named without a thread", "[watchdog]") {
+  const time_limit limit;
+  sayings said;
+  gate release;
+  const auto apart = penstock::worker_pool::start("apart", worker_pool_options().threads(1));
+  penstock::runtime rt(runtime_options().watchdog(said.options()));
+  auto mail = rt.bus().subscribe<order>("mail", subscribe_options().on(apart), [&](const order&) { release.wait(); });
+  rt.bus().publish(order{1});
+  const watchdog_report r = said.wait_for(what::stuck_call, "mail");
+  CHECK(r.pool == "apart");
+  CHECK(r.thread.empty());
+  release.open();
+}
+
 TEST_CASE("two runtimes ask for stacks at once, each of its own threads", "[watchdog]") {
   const time_limit limit;
   sayings said[2];
