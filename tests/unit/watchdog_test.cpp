@@ -94,8 +94,8 @@ TEST_CASE("the watchdog names a stuck handler while it is stuck: event, thread, 
   CHECK_FALSE(r.suspended);
   INFO(r.text());
   CHECK(holds(r.stack, "function_that_hangs"));
-  // The handler is not in the frames above the place of interruption, nor is the signal's own.
-  CHECK_FALSE(holds(r.stack, "on_signal"));
+  REQUIRE_FALSE(r.stack.empty());  // it begins where the thread stood, not in the library's signal handler
+  CHECK(r.stack.front().find("libpenstock") == std::string::npos);
   release.open();
   const watchdog_report over = said.wait_for(what::stuck_call, "mail", true);
   CHECK(over.sequence == 2);
