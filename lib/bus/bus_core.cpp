@@ -259,6 +259,8 @@ ref_ptr<subscription_core> bus_core::join(joining& made) {
     core->try_reap();
     refuse(errc::closed, made.shown + ": the bus is shutting down");
   }
+  // No bell rings for what is not the environment's: the default pool's has the watchdog look, and it then stays awake.
+  if (runs_elsewhere(*core)) static_cast<void>(default_pool_->post([] {}));
   return core;
 }
 

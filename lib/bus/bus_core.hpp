@@ -8,6 +8,7 @@
 #include "base/ref_count.hpp"
 #include "bus/subscription_core.hpp"
 #include "bus/topic.hpp"
+#include "exec/watched.hpp"
 
 #include <penstock/base/failure.hpp>
 #include <penstock/bus/event_bus.hpp>
@@ -78,6 +79,8 @@ class bus_core final : public ref_counted<bus_core> {
   void escalate(subscription_core& failed, const failure* record) noexcept;
   std::shared_ptr<const cause> make_cause(cancel_kind kind, std::string_view who, std::string_view reason) noexcept;
   bus_snapshot snapshot();
+  /// For the watchdog: what is in progress, and who waits for whom. True: a subscription runs where no pool rings.
+  bool watch(std::vector<watched_call>& calls, std::vector<watched_wait>& waiting);
   void report_unmatched(const std::string& event) noexcept;
 
   /// Shutdown, step by step: only handlers may publish; then nobody.
@@ -109,6 +112,7 @@ class bus_core final : public ref_counted<bus_core> {
   std::atomic<std::uint32_t> idle_watchers_count_{0};
 
   struct joining;
+  bool runs_elsewhere(const subscription_core& core) const noexcept;
   void look_again(subscription_core& core, subscription_snapshot& seen);
   void check_joining(const std::string& shown, std::string_view name) const;
   ref_ptr<subscription_core> join(joining& made);
