@@ -2,6 +2,9 @@
 // Floor 5, room bus.
 #include "bus/bus_core.hpp"
 
+#include <map>
+#include <utility>
+
 namespace penstock::detail {
 
 void subscription_core::watch(std::vector<watched_call>& calls) const {
@@ -59,6 +62,22 @@ bool bus_core::watch(std::vector<watched_call>& calls, std::vector<watched_wait>
     made.line = from.line;
     waiting.push_back(std::move(made));
   };
+  // Who waits and is no handler: a task, and whoever holds a stream's delivery.
+  constexpr std::size_t most_of_a_line = 16;
+  std::map<std::uint64_t, const subscription_core*> streams;
+  for (const auto& each : all)
+    if (each->stream() != nullptr) streams.emplace(each->id, each.get());
+  for (const auto& each : all) {
+    sync::channel::place_in_line places[most_of_a_line];
+    const std::size_t count = each->channel.line(places, most_of_a_line);
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto stream = streams.find(places[i].origin.stream);
+      if (stream != streams.end()) edge(*stream->second, *each, false, places[i].remaining);
+      if (places[i].origin.task == nullptr) continue;
+      edge(*each, *each, false, places[i].remaining);
+      waiting.back().task = static_cast<const runnable*>(places[i].origin.task);
+    }
+  }
   lock_guard lock(waits.m);
   for (const auto& each : all) {
     for (lane* one = each->first_lane(); one != nullptr; one = each->lane_after(*one)) {

@@ -56,8 +56,16 @@ class PENSTOCK_API watched_pool {
 
 /// One call or task in progress.
 struct watched_call {
+  /// When it goes on for too long.
+  enum class span : unsigned char {
+    whole,     ///< from its beginning on
+    one_turn,  ///< while a worker has it in hand without a pause; it may wait for ever
+    none,      ///< never: it is given for its name
+  };
+  span counts = span::whole;
   bool task = false;
-  bool suspended = false;         ///< a coroutine that waits, unless a worker turns out to run it
+  bool suspended = false;         ///< it holds no thread, unless a worker turns out to run it
+  bool stop_requested = false;    ///< it has been asked to stop
   std::uint64_t owner = 0;        ///< the subscription's number, or the task's
   std::uint64_t sequence = 0;     ///< which of the owner's calls
   const runnable* runs = nullptr; ///< what a worker would have in hand that is inside it
@@ -73,6 +81,7 @@ struct watched_call {
 struct watched_wait {
   std::uint64_t from = 0;
   std::uint64_t to = 0;
+  const runnable* task = nullptr;  ///< who waits is the task that this runs; `from` and its names are found by that
   bool close = false;          ///< it waits for the end of `to`, not for a seat
   std::uint64_t progress = 0;  ///< the same as before: nothing has moved
   std::string from_name;

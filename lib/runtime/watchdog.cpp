@@ -118,7 +118,11 @@ void watchdog::look() {
     view.pools.push_back(seen != nullptr ? seen->look() : detail::pool_look{});
   }
   elsewhere_ = core->watch(view.calls, view.waits);
-  for (watched_source& source : sources_) source(view.calls);
+  std::set<const runnable*> asked_for;
+  for (const detail::pool_look& pool : view.pools)
+    for (const detail::working_look& worker : pool.working) asked_for.insert(worker.runs);
+  for (const detail::watched_wait& wait : view.waits) asked_for.insert(wait.task);
+  for (watched_source& source : sources_) source(asked_for, view.calls);
   std::vector<watchdog_finding> found = machine_.look(view, time_.now());
   for (watchdog_finding& each : found) tell(each, pools);
 }

@@ -13,12 +13,14 @@
 #include <penstock/exec/scheduler.hpp>
 
 #include <memory>
+#include <set>
 #include <vector>
 
 namespace penstock {
 
-/// A source of what runs, besides the bus: appends it. Called on the watchdog's thread, with no lock held.
-using watched_source = unique_function<void(std::vector<detail::watched_call>&)>;
+/// A source of what runs, besides the bus: appends what may turn out to be stuck, and whose name is asked for by what runs it.
+/// Called on the watchdog's thread, with no lock held.
+using watched_source = unique_function<void(const std::set<const runnable*>&, std::vector<detail::watched_call>&)>;
 
 /// A timer of the environment's has it look, on a pool of its own with one worker: neither a pool whose workers are stuck
 /// nor the timer thread can hold it up, and in a simulation it is one simulated worker more, in virtual time.

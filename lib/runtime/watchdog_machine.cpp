@@ -60,6 +60,14 @@ void watchdog_machine::go_on(watched& of, watchdog_report&& report, steady_time 
   found_.push_back(std::move(made));
 }
 
+void watchdog_machine::tell_if_reported(watched& over) {
+  if (!over.reported) return;
+  watchdog_finding made;
+  made.report = std::move(over.last);
+  made.report.kind = what::recovered;
+  found_.push_back(std::move(made));
+}
+
 template <class Key>
 void watchdog_machine::end_unseen(std::map<Key, watched>& all) {
   for (auto each = all.begin(); each != all.end();) {
@@ -68,29 +76,32 @@ void watchdog_machine::end_unseen(std::map<Key, watched>& all) {
       ++each;
       continue;
     }
-    if (over.reported) {
-      watchdog_finding made;
-      made.report = std::move(over.last);
-      made.report.kind = what::recovered;
-      found_.push_back(std::move(made));
-    }
+    tell_if_reported(over);
     each = all.erase(each);
   }
 }
 
 void watchdog_machine::look_at_calls(const watchdog_view& view, steady_time now) {
+  using span = detail::watched_call::span;
   for (const detail::watched_call& call : view.calls) {
-    watched& of = calls_.try_emplace({call.task, call.owner, call.sequence}, watched{now, limit_, false, true, {}})
+    if (call.counts == span::none) continue;
+    const auto [pool, worker] = worker_of(view, call.runs);
+    if (call.counts == span::one_turn && pool == watchdog_finding::no_pool) continue;
+    watched& of = calls_.try_emplace({call.task, call.owner, call.sequence}, watched{now, limit_, false, true, {}, 0})
                       .first->second;
+    if (call.counts == span::one_turn && std::exchange(of.turn, worker.turn) != worker.turn) {
+      tell_if_reported(of);
+      of = watched{now, limit_, false, true, {}, worker.turn};
+    }
     of.seen = true;
     of.since = std::min(of.since, now - std::min(call.at_least, now.time_since_epoch()));
-    const auto [pool, worker] = worker_of(view, call.runs);
     watchdog_report report;
     report.kind = report.of = call.task ? what::stuck_task : what::stuck_call;
     (call.task ? report.task : report.subscription) = call.name;
     report.pool = call.pool;
     report.event = call.event;
     report.sequence = call.sequence;
+    report.stop_requested = call.stop_requested;
     report.suspended = call.suspended && pool == watchdog_finding::no_pool;
     report.file = call.file;
     report.line = call.line;
@@ -115,16 +126,11 @@ void watchdog_machine::look_at_pools(const watchdog_view& view, steady_time now)
       since = std::max(since, known.first);
     }
     if (pool.working.size() < pool.threads || pool.ready == 0) continue;
-    watched& of = pools_.try_emplace(at, watched{since, limit_, false, true, {}}).first->second;
+    watched& of = pools_.try_emplace(at, watched{since, limit_, false, true, {}, 0}).first->second;
     of.seen = of.since == since;
     if (!of.seen) {  // somebody has gone on meanwhile: told as over, counted anew
-      if (of.reported) {
-        watchdog_finding over;
-        over.report = std::move(of.last);
-        over.report.kind = what::recovered;
-        found_.push_back(std::move(over));
-      }
-      of = watched{since, limit_, false, true, {}};
+      tell_if_reported(of);
+      of = watched{since, limit_, false, true, {}, 0};
     }
     watchdog_report report;
     report.kind = report.of = what::starved_pool;
@@ -137,10 +143,32 @@ void watchdog_machine::look_at_pools(const watchdog_view& view, steady_time now)
   end_unseen(pools_);
 }
 
+// A task that waits is known by what runs it; one that has ended meanwhile waits no more.
+void watchdog_machine::name_tasks(const watchdog_view& view) {
+  constexpr std::uint64_t of_a_task = std::uint64_t{1} << 63;  // no subscription has such a number
+  waits_.clear();
+  for (const detail::watched_wait& wait : view.waits) {
+    if (wait.task == nullptr) {
+      waits_.push_back(wait);
+      continue;
+    }
+    const auto found = std::find_if(view.calls.begin(), view.calls.end(), [&](const detail::watched_call& call) {
+      return call.task && call.runs == wait.task;
+    });
+    if (found == view.calls.end()) continue;
+    detail::watched_wait& named = waits_.emplace_back(wait);
+    named.from = of_a_task | found->owner;
+    named.from_name = found->name;
+    named.file = found->file;
+    named.line = found->line;
+  }
+}
+
 void watchdog_machine::look_at_waits(const watchdog_view& view, steady_time now) {
+  name_tasks(view);
   std::map<edge_key, std::vector<std::uint64_t>> seen;
   std::map<edge_key, const detail::watched_wait*> first;
-  for (const detail::watched_wait& wait : view.waits) {
+  for (const detail::watched_wait& wait : waits_) {
     const edge_key key{wait.from, wait.to, wait.close};
     seen[key].push_back(wait.progress);
     first.try_emplace(key, &wait);
@@ -196,12 +224,12 @@ void watchdog_machine::chains(steady_time now) {
   for (const auto& [end, found] : ends) {
     steady_time since{};
     for (const edge* each : found.longest) since = std::max(since, each->since);
-    watched& of = chains_.try_emplace(end, watched{since, limit_, false, true, {}}).first->second;
+    watched& of = chains_.try_emplace(end, watched{since, limit_, false, true, {}, 0}).first->second;
     of.seen = true;
     const detail::watched_wait& first = *found.longest.front()->wait;
     watchdog_report report;
     report.kind = report.of = what::wait_chain;
-    report.subscription = first.from_name;
+    (first.task != nullptr ? report.task : report.subscription) = first.from_name;
     report.file = first.file;
     report.line = first.line;
     report.waiting = found.waiting;

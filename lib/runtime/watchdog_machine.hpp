@@ -50,6 +50,7 @@ class watchdog_machine {
     bool reported = false;
     bool seen = true;
     watchdog_report last;
+    std::uint64_t turn = 0;  ///< of what counts in one turn only: which one
     steady_time due() const noexcept { return deadline_after(since, next); }
   };
   using call_key = std::tuple<bool, std::uint64_t, std::uint64_t>;       // task, owner, sequence
@@ -65,8 +66,10 @@ class watchdog_machine {
   void look_at_calls(const watchdog_view& view, steady_time now);
   void look_at_pools(const watchdog_view& view, steady_time now);
   void look_at_waits(const watchdog_view& view, steady_time now);
+  void name_tasks(const watchdog_view& view);
   void chains(steady_time now);
   void go_on(watched& of, watchdog_report&& report, steady_time now, std::size_t pool, const detail::working_look& worker);
+  void tell_if_reported(watched& over);
   template <class Key>
   void end_unseen(std::map<Key, watched>& all);
 
@@ -76,6 +79,7 @@ class watchdog_machine {
   std::map<std::size_t, watched> pools_;                    // those that are short of workers now
   std::map<edge_key, edge> edges_;
   std::map<std::uint64_t, watched> chains_;  // by where they end
+  std::vector<detail::watched_wait> waits_;  // of the look that goes on; those of tasks have their names
   std::vector<watchdog_finding> found_;
 };
 

@@ -98,6 +98,7 @@ log_record watchdog_report::record() const {
   name("thread", thread);
   made.with("at_least", elapsed);
   if (suspended) made.with("suspended", true);
+  if (stop_requested) made.with("stop_requested", true);
   if (waiting != 0) made.with("waiting", waiting);
   name("file", file);
   if (!file.empty()) made.with("line", line);

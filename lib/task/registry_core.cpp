@@ -135,6 +135,10 @@ void registry_core::wake_waiters() noexcept {
   sync::unpark_all(&changes_);
 }
 
+void registry_core::watch(const std::set<const runnable*>& asked_for, std::vector<watched_call>& calls) const {
+  for (const auto& each : live({})) each->watch(asked_for, calls);
+}
+
 task_report registry_core::report(const entries& tasks, steady_time began) const {
   task_report made;
   for (const auto& each : tasks) made.tasks.push_back(each->info());

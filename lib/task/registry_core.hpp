@@ -73,6 +73,8 @@ class registry_core final : public ref_counted<registry_core> {
   /// Waits until none of that order is left. False: the deadline passed first, or `give_up` was set (and `wake_waiters` called).
   bool wait_none(stop_order order, steady_time deadline, const std::atomic<bool>& give_up) noexcept;
   void wake_waiters() noexcept;
+  /// For a watchdog: those that may turn out to be stuck, and those that `asked_for` holds. Throws std::bad_alloc.
+  void watch(const std::set<const runnable*>& asked_for, std::vector<watched_call>& calls) const;
   task_report report(const entries& tasks, steady_time began) const;
   task_counts counts() const noexcept;
   std::shared_ptr<const cause> make_cause(cancel_kind kind, std::string_view who, std::string_view reason) noexcept;

@@ -2,10 +2,12 @@
 // Floor 9, room tests.
 #include "../support/catch.hpp"
 
+#include <penstock/penstock.hpp>
 #include <penstock/testing/simulation.hpp>
 
 #include <chrono>
 #include <cstdint>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -118,6 +120,58 @@ TEST_CASE("a starved pool and the call that holds it are told, and a chain that 
     sim.run_for(2s);
     sim.require(count(what::recovered) == 3, "each told as over: " + std::to_string(count(what::recovered)));
     sim.require(rt.shutdown(1s).clean(), "clean");
+  });
+}
+
+TEST_CASE("tasks are told at their limit by what is expected of each, and one that waits is never told", "[watchdog]") {
+  explore(seeds / 10, [](simulation& sim) {
+    std::vector<watchdog_report> told;
+    auto& rt = watched(sim, told);
+    auto release = sim.gate("release");
+    auto tasks = rt.tasks();
+    tasks.spawn("import", [&] { release.wait(); });
+    auto service = tasks.spawn("service", [&](const std::stop_token&) { release.wait(); });
+    tasks.spawn("patient", []() -> penstock::task<void> { co_await penstock::sleep_for(1h); });
+    tasks.spawn("greedy", [](penstock::testing::gate until) -> penstock::task<void> {
+      co_await penstock::sleep_for(2s);
+      until.wait();
+    }(release));
+    tasks.every("sweep", 2s, [&] { release.wait(); });
+    sim.run_for(9s);
+    const auto at = [&](const char* name) {
+      std::chrono::nanoseconds first{};
+      for (const watchdog_report& each : told) {
+        sim.require(each.kind == what::stuck_task, to_string(each));
+        if (each.task == name && first == 0s) first = each.elapsed;
+      }
+      return first;
+    };
+    for (const char* name : {"import", "greedy", "sweep"})
+      sim.require(at(name) >= 5s && at(name) <= 6s, std::string(name) + " within a period of the limit");
+    sim.require(told.size() == 3, "nobody else: " + std::to_string(told.size()));
+    service.request_cancel("enough");
+    sim.run_for(7s);
+    sim.require(at("service") >= 5s && at("service") <= 6s, "the service counts from the request to stop on");
+    sim.require(at("patient") == 0s, "who waits is not stuck");
+    release.open();
+    sim.run_for(2s);
+    tasks.cancel_all("enough");
+    sim.require(rt.shutdown(1s).clean(), "clean");
+  });
+}
+
+TEST_CASE("a coroutine task that takes many turns is never told, however long it goes on", "[watchdog]") {
+  explore(seeds / 10, [](simulation& sim) {
+    std::vector<watchdog_report> told;
+    auto& rt = watched(sim, told);
+    rt.tasks().spawn("steady", [](simulation& in) -> penstock::task<void> {
+      for (int i = 0; i < 12; ++i) {
+        in.sleep_for(2s);  // holds its worker
+        co_await penstock::sleep_for(1ms);
+      }
+    }(sim));
+    sim.run_until_idle();
+    sim.require(told.empty(), told.empty() ? "" : to_string(told[0]));
   });
 }
 

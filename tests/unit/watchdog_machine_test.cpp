@@ -198,6 +198,44 @@ TEST_CASE("a ring is told once, and ends with the name it begins with", "[watchd
   CHECK(said(machine, waits(ring), 6s) == "wait chain s1>s2>s3>s1 6");
 }
 
+TEST_CASE("what counts in one turn is told while a worker has it in hand, and anew in the next turn", "[watchdog]") {
+  watchdog_machine machine(5s);
+  auto task = call(1, 1, 7);
+  task.task = true;
+  task.counts = penstock::detail::watched_call::span::one_turn;
+  const auto in_turn = [&](std::uint64_t turn) { return watchdog_view{{task}, {}, {{"p", 2, 0, {{0, turn, runs(7)}}}}}; };
+  CHECK(said(machine, calls({task}), 0s).empty());
+  CHECK(machine.due() == no_deadline);
+  CHECK(said(machine, in_turn(1), 1s).empty());
+  CHECK(said(machine, in_turn(2), 5s).empty());
+  CHECK(said(machine, in_turn(2), 9s).empty());
+  CHECK(said(machine, in_turn(2), 10s) == "stuck task s1 5");
+  CHECK(said(machine, in_turn(3), 11s) == "recovered s1 5");
+  CHECK(said(machine, in_turn(3), 16s) == "stuck task s1 5");
+  CHECK(said(machine, calls({task}), 17s) == "recovered s1 5");
+  task.counts = penstock::detail::watched_call::span::none;
+  CHECK(said(machine, in_turn(4), 18s).empty());
+  CHECK(said(machine, in_turn(4), 30s).empty());
+}
+
+TEST_CASE("a task that waits is named by what runs it, and is none of the bus's numbers", "[watchdog]") {
+  watchdog_machine machine(5s);
+  auto task = call(1, 1, 7);
+  task.task = true;
+  task.counts = penstock::detail::watched_call::span::none;
+  auto first = wait(2, 2);
+  first.task = runs(7);
+  auto unknown = wait(2, 2);
+  unknown.task = runs(8);
+  const watchdog_view view{{task}, {first, unknown, wait(2, 1)}, {}};
+  CHECK(said(machine, view, 0s).empty());
+  CHECK(said(machine, view, 5s) == "wait chain s1>s2>s1 5");  // the task s1, and the subscription s1
+  const auto found = machine.look(view, at(10s));
+  REQUIRE(found.size() == 1);
+  CHECK(found[0].report.task == "s1");
+  CHECK(found[0].report.subscription.empty());
+}
+
 TEST_CASE("a limit that never comes is never due, and nothing overflows", "[watchdog]") {
   watchdog_machine machine(std::chrono::nanoseconds::max());
   auto old = call(1, 7);

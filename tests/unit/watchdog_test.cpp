@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -48,7 +49,7 @@ class sayings {
     for (std::size_t looked = 0;; ++looked) {
       all_.wait_for(looked + 1);
       const watchdog_report r = all_.all()[looked];
-      if (r.of == kind && (r.kind == what::recovered) == over && (r.subscription == name || r.pool == name)) return r;
+      if (r.of == kind && (r.kind == what::recovered) == over && (r.subscription == name || r.task == name || r.pool == name)) return r;
     }
   }
   std::vector<watchdog_report> all() const { return all_.all(); }
@@ -186,6 +187,149 @@ TEST_CASE("a handler that runs on a pool of somebody else's is watched too, and 
   const watchdog_report r = said.wait_for(what::stuck_call, "mail");
   CHECK(r.pool == "apart");
   CHECK(r.thread.empty());
+  release.open();
+}
+
+TEST_CASE("a function task that takes no stop token is named while it hangs, with the stack of its thread", "[watchdog]") {
+  const time_limit limit;
+  sayings said;
+  gate release;
+  penstock::runtime rt(runtime_options().watchdog(said.options()));
+  const unsigned line = __LINE__ + 1;
+  rt.tasks().spawn("import", [&] { function_that_hangs(release); });
+  const watchdog_report r = said.wait_for(what::stuck_task, "import");
+  INFO(to_string(r));
+  CHECK_FALSE(release.is_open());
+  CHECK(r.subscription.empty());
+  CHECK(r.sequence == 1);
+  CHECK(r.elapsed >= 20ms);
+  CHECK(r.pool == "blocking");
+  CHECK_THAT(r.thread, contains_text("blocking-"));
+  CHECK_THAT(r.file, contains_text("watchdog_test.cpp"));
+  CHECK(r.line == line);
+  CHECK_FALSE(r.stop_requested);
+  CHECK(holds(r.stack, "function_that_hangs"));
+  release.open();
+  CHECK(said.wait_for(what::stuck_task, "import", true).kind == what::recovered);
+}
+
+TEST_CASE("a task that may run until it is asked to stop is named when it was asked, and goes on", "[watchdog]") {
+  const time_limit limit;
+  sayings said;
+  gate release;
+  penstock::runtime rt(runtime_options().watchdog(said.options(5ms)));
+  penstock::timer alarm(rt.pool("default"), 1h);
+  auto service = rt.tasks().spawn("service", [&](const std::stop_token&) { function_that_hangs(release); });
+  rt.tasks().spawn("sleeper", [](const penstock::timer& until) -> penstock::task<void> {
+    static_cast<void>(co_await until.async_wait());
+  }(alarm));
+  rt.tasks().spawn("measure", [&] { release.wait(); });
+  eventually([&] { return said.all().size() >= 4; });  // for at least eight times as long as would be told of the others
+  for (const watchdog_report& r : said.all()) CHECK(r.task == "measure");
+  service.request_cancel("enough");
+  const watchdog_report r = said.wait_for(what::stuck_task, "service");
+  CHECK(r.stop_requested);
+  CHECK(holds(r.stack, "function_that_hangs"));
+  release.open();
+  alarm.cancel();
+}
+
+TEST_CASE("a coroutine task that does not yield is named with its thread and stack", "[watchdog]") {
+  const time_limit limit;
+  sayings said;
+  gate release;
+  penstock::runtime rt(runtime_options().watchdog(said.options()));
+  rt.tasks().spawn("greedy", [](gate& until) -> penstock::task<void> {
+    co_await penstock::sleep_for(1ms);
+    function_that_hangs(until);
+  }(release));
+  const watchdog_report r = said.wait_for(what::stuck_task, "greedy");
+  CHECK_FALSE(r.suspended);
+  CHECK_THAT(r.thread, contains_text("default-"));
+  CHECK(holds(r.stack, "function_that_hangs"));
+  release.open();
+  CHECK(said.wait_for(what::stuck_task, "greedy", true).kind == what::recovered);
+}
+
+TEST_CASE("a periodic task is named when a tick hangs, with the tick's number and thread", "[watchdog]") {
+  const time_limit limit;
+  sayings said;
+  gate release;
+  std::atomic<int> ticks{0};
+  penstock::runtime rt(runtime_options().watchdog(said.options()));
+  rt.tasks().every("sweep", 1ms, [&](const std::stop_token&) {
+    if (ticks.fetch_add(1) == 1) function_that_hangs(release);
+  });
+  const watchdog_report r = said.wait_for(what::stuck_task, "sweep");
+  CHECK(r.sequence == 2);
+  CHECK_THAT(r.thread, contains_text("blocking-"));
+  CHECK(holds(r.stack, "function_that_hangs"));
+  release.open();
+  CHECK(said.wait_for(what::stuck_task, "sweep", true).sequence == 2);
+}
+
+TEST_CASE("a task that waits for a handler, which waits for the stream the task reads, is told as a chain", "[watchdog]") {
+  const time_limit limit;
+  const bool coroutine = GENERATE(true, false);
+  sayings said;
+  penstock::runtime rt(runtime_options().watchdog(said.options().stacks(false)));
+  auto& bus = rt.bus();
+  auto answers = bus.stream<receipt>("answers", penstock::stream_options().capacity(1));
+  auto relay = bus.subscribe<order>("relay", subscribe_options().capacity(1),
+                                    [&](const order& o) { static_cast<void>(bus.publish(receipt{o.number})); });
+  const auto orders = bus.publisher<order>();
+  if (coroutine)
+    rt.tasks().spawn("asker", [](penstock::publisher<order> out) -> penstock::task<void> {
+      for (int i = 0; i < 8; ++i) static_cast<void>(co_await out.async_publish(order{i}));
+    }(orders));
+  else
+    rt.tasks().spawn("asker", [orders](const std::stop_token& stop) {
+      for (int i = 0; i < 8; ++i) static_cast<void>(orders.publish(order{i}, stop));
+    });
+  const watchdog_report r = said.wait_for(what::wait_chain, "asker");
+  CHECK(r.task == "asker");
+  CHECK(r.chain == std::vector<std::string>{"asker", "relay", "answers"});
+  CHECK_THAT(r.file, contains_text("watchdog_test.cpp"));
+  answers.close();
+  CHECK(said.wait_for(what::wait_chain, "asker", true).kind == what::recovered);
+}
+
+TEST_CASE("a reader that answers under its delivery closes the ring of a chain", "[watchdog]") {
+  const time_limit limit;
+  sayings said;
+  penstock::runtime rt(runtime_options().watchdog(said.options().stacks(false)));
+  auto& bus = rt.bus();
+  auto answers = bus.stream<receipt>("answers", penstock::stream_options().capacity(1));
+  auto relay = bus.subscribe<order>("relay", subscribe_options().capacity(1),
+                                    [&](const order& o) { static_cast<void>(bus.publish(receipt{o.number})); });
+  bus.publish(order{0});
+  rt.tasks().spawn("reader", [orders = bus.publisher<order>(), &answers](const std::stop_token& stop) {
+    const auto got = answers.receive(stop);
+    if (!got) return;
+    got.publish_under([&] {
+      for (int i = 0; i < 8; ++i) static_cast<void>(orders.publish(order{i}, stop));
+    });
+  });
+  const watchdog_report r = said.wait_for(what::wait_chain, "reader");
+  CHECK(r.chain == std::vector<std::string>{"reader", "relay", "answers", "relay"});
+  answers.close();
+}
+
+TEST_CASE("without a hook the runtime's log is told, in fields", "[watchdog][log]") {
+  const time_limit limit;
+  record<penstock::log_record> lines;
+  gate release;
+  penstock::runtime rt(runtime_options()
+                           .log_to([&](const penstock::log_record& line) { lines.add(line); })
+                           .watchdog(watchdog_options().stuck_after(2ms).every(1ms).stacks(false)));
+  rt.tasks().spawn("import", [&] { release.wait(); });
+  lines.wait_for(1);
+  const penstock::log_record line = lines.all().front();
+  CHECK(line.component() == "penstock.watchdog");
+  CHECK(line.level() == penstock::log_level::warning);
+  CHECK(line.text() == "a task is stuck");
+  CHECK_THAT(to_string(line), contains_text("task=import"));
+  CHECK_THAT(to_string(line), contains_text("thread=blocking-"));
   release.open();
 }
 

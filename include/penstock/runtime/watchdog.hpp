@@ -21,7 +21,8 @@ class PENSTOCK_API watchdog_report {
  public:
   enum class what : unsigned char {
     stuck_call,    ///< a handler's call that has gone on for too long
-    stuck_task,    ///< a task's
+    stuck_task,    ///< a task: it was asked to stop, or is a tick, or a function that takes no stop token, and has not ended; or it
+                   ///< holds a worker that others wait for: a coroutine that does not yield, a function on a pool that may not wait
     starved_pool,  ///< each worker is inside one call for too long, and work waits for one
     wait_chain,    ///< handlers that wait for each other's channels or ends, and nothing moves
     recovered,     ///< what was reported before, as `of` says, is over
@@ -34,10 +35,11 @@ class PENSTOCK_API watchdog_report {
   std::string task;
   std::string pool;
   std::string event;
-  std::uint64_t sequence = 0;
+  std::uint64_t sequence = 0;         ///< the event's; of a task which run of it, or which tick
   std::chrono::nanoseconds elapsed{};  ///< how long, at least: since it was first looked at
-  bool suspended = false;              ///< a coroutine that waits: it holds no thread
-  std::string file;                    ///< where the subscription was made
+  bool suspended = false;              ///< it holds no thread: a coroutine that waits, mostly
+  bool stop_requested = false;         ///< of a task: it has been asked to stop, and goes on
+  std::string file;                    ///< where the subscription was made, or the task spawned
   unsigned line = 0;
   std::string thread;                 ///< `<pool>-<n>`; empty: on none of the runtime's
   std::vector<std::string> stack;     ///< where that thread stands, innermost first; empty: it did not say

@@ -218,7 +218,7 @@ class PENSTOCK_API task_registry {
   [[noreturn]] static void refuse_empty(std::string_view name);
   static errc errc_of(const std::system_error& refused) noexcept;
   std::string_view owner_name() const noexcept { return owner_ ? std::string_view(*owner_) : std::string_view(); }
-  detail::entry_recipe recipe(std::string_view name, spawn_options&& options, bool is_function, bool once,
+  detail::entry_recipe recipe(std::string_view name, spawn_options&& options, detail::task_body body, bool once,
                               call_site where) const;
   void admit(detail::task_entry* made) const;
   scheduler_ptr completion_pool() const noexcept;
@@ -234,16 +234,18 @@ class PENSTOCK_API task_registry {
     static_assert(!std::is_reference_v<result>, "a background task's value is kept by its handle: return it by value");
     if constexpr (detail::is_task<plain>) {
       static_assert(!std::is_lvalue_reference_v<Work>, "a task is spawned once: spawn(name, std::move(it))");
-      auto once = recipe(name, std::move(options), false, true, where);
+      auto once = recipe(name, std::move(options), detail::task_body::coroutine, true, where);
       if (!work) refuse_empty(name);
       return new detail::coroutine_entry<result>(std::move(once), detail::gives_once<result>(std::move(work)));
     } else if constexpr (detail::makes_task<plain>) {
-      auto made = recipe(name, std::move(options), false, false, where);
+      auto made = recipe(name, std::move(options), detail::task_body::coroutine, false, where);
       if (detail::is_empty_function(work)) refuse_empty(name);
       return new detail::coroutine_entry<result>(std::move(made),
                                                  unique_function<task<result>()>(std::forward<Work>(work)));
     } else {
-      auto made = recipe(name, std::move(options), true, false, where);
+      constexpr auto body = detail::stoppable_function<plain> ? detail::task_body::stoppable_function
+                                                             : detail::task_body::function;
+      auto made = recipe(name, std::move(options), body, false, where);
       if (detail::is_empty_function(work)) refuse_empty(name);
       return new detail::function_entry(std::move(made),
                                         detail::with_stop_token(std::forward<Work>(work)));
