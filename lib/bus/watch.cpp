@@ -43,13 +43,9 @@ bool bus_core::runs_elsewhere(const subscription_core& core) const noexcept {
   return core.stream() == nullptr && core.pool->parts() != default_pool_->parts();
 }
 
-bool bus_core::watch(std::vector<watched_call>& calls, std::vector<watched_wait>& waiting) {
+void bus_core::watch(std::vector<watched_call>& calls, std::vector<watched_wait>& waiting) {
   const auto all = subscriptions();
-  bool elsewhere = false;
-  for (const auto& each : all) {
-    each->watch(calls);
-    if (runs_elsewhere(*each)) elsewhere = true;
-  }
+  for (const auto& each : all) each->watch(calls);
   const auto edge = [&](const subscription_core& from, subscription_core& to, bool close, std::uint64_t remaining) {
     watched_wait made;
     made.from = from.id;
@@ -87,7 +83,6 @@ bool bus_core::watch(std::vector<watched_call>& calls, std::vector<watched_wait>
         edge(*each, *close_access::core(*closes), true, 0);
     }
   }
-  return elsewhere;
 }
 
 }  // namespace penstock::detail

@@ -260,9 +260,9 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
       std::vector<scheduler_ptr> pools;
       for (const auto& [name, pool] : s.pools) pools.push_back(pool);
       s.watch = std::make_shared<penstock::watchdog>(std::move(*made.watchdog), *s.environment, lines);
-      s.watch->add_source([tasks = ref_ptr<detail::registry_core>::share(s.registry)](const auto& asked_for, auto& calls) {
-        tasks->watch(asked_for, calls);
-      });
+      const auto tasks = ref_ptr<detail::registry_core>::share(s.registry);
+      s.watch->add_source({[tasks](const auto& asked_for, auto& calls) { tasks->watch(asked_for, calls); },
+                           [tasks] { return tasks->any_elsewhere(); }});
       s.watch->start(*s.core, std::move(pools));
     }
     if (!made.signals.empty()) {

@@ -117,12 +117,12 @@ void watchdog::look() {
     detail::watched_pool* seen = pool->watched();
     view.pools.push_back(seen != nullptr ? seen->look() : detail::pool_look{});
   }
-  elsewhere_ = core->watch(view.calls, view.waits);
+  core->watch(view.calls, view.waits);
   std::set<const runnable*> asked_for;
   for (const detail::pool_look& pool : view.pools)
     for (const detail::working_look& worker : pool.working) asked_for.insert(worker.runs);
   for (const detail::watched_wait& wait : view.waits) asked_for.insert(wait.task);
-  for (watched_source& source : sources_) source(asked_for, view.calls);
+  for (watched_source& source : sources_) source.look(asked_for, view.calls);
   std::vector<watchdog_finding> found = machine_.look(view, time_.now());
   for (watchdog_finding& each : found) tell(each, pools);
 }
@@ -154,11 +154,15 @@ void watchdog::plan() noexcept {
   const steady_time soon = std::min(due, deadline_after(now, every_));
   lock_guard lock(m_);
   if (stopped_ || armed_) return;
-  bool rest = !elsewhere_;
+  bool rest = true;
   for (const scheduler_ptr& pool : pools_) {
     if (!rest) break;
     if (detail::watched_pool* seen = pool->watched()) rest = seen->rest();
   }
+  // Last: what began elsewhere before a pool was at rest is seen here, and what begins now finds it resting and rings.
+  if (core_->any_elsewhere()) rest = false;
+  for (watched_source& source : sources_)
+    if (source.elsewhere()) rest = false;
   resting_ = rest;
   if (!rest)
     arm_locked(soon);

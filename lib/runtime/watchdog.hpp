@@ -18,9 +18,13 @@
 
 namespace penstock {
 
-/// A source of what runs, besides the bus: appends what may turn out to be stuck, and whose name is asked for by what runs it.
-/// Called on the watchdog's thread, with no lock held.
-using watched_source = unique_function<void(const std::set<const runnable*>&, std::vector<detail::watched_call>&)>;
+/// A source of what runs, besides the bus.
+struct watched_source {
+  /// Appends what may turn out to be stuck, and whose name is asked for by what runs it. On the watchdog's thread, with no lock held.
+  unique_function<void(const std::set<const runnable*>&, std::vector<detail::watched_call>&)> look;
+  /// Whether something of it runs where no pool rings. Under the watchdog's mutex: takes none.
+  unique_function<bool()> elsewhere;
+};
 
 /// A timer of the environment's has it look, on a pool of its own with one worker: neither a pool whose workers are stuck
 /// nor the timer thread can hold it up, and in a simulation it is one simulated worker more, in virtual time.
@@ -62,7 +66,6 @@ class watchdog final : public runnable, public detail::worker_bell, public std::
   // The looker's own.
   unique_function<void(const watchdog_report&)> on_report_;
   watchdog_machine machine_;
-  bool elsewhere_ = false;  // something runs where no pool rings
 
   timer_slot timer_;  // its node is armed and disarmed under m_
 

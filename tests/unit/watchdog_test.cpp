@@ -268,6 +268,19 @@ TEST_CASE("a periodic task is named when a tick hangs, with the tick's number an
   CHECK(said.wait_for(what::stuck_task, "sweep", true).sequence == 2);
 }
 
+TEST_CASE("a task that runs on a pool of somebody else's is watched too", "[watchdog]") {
+  const time_limit limit;
+  sayings said;
+  gate release;
+  const auto apart = penstock::worker_pool::start("apart", worker_pool_options().threads(1));
+  penstock::runtime rt(runtime_options().watchdog(said.options()));
+  rt.tasks().spawn("import", penstock::spawn_options().on(apart), [&] { release.wait(); });
+  const watchdog_report r = said.wait_for(what::stuck_task, "import");
+  CHECK(r.pool == "apart");
+  CHECK(r.thread.empty());
+  release.open();
+}
+
 TEST_CASE("a task that waits for a handler, which waits for the stream the task reads, is told as a chain", "[watchdog]") {
   const time_limit limit;
   const bool coroutine = GENERATE(true, false);

@@ -55,6 +55,7 @@ class PENSTOCK_API task_entry : private runnable {
 
   const std::string& name() const noexcept;
   const std::string& owner() const noexcept;
+  const scheduler_ptr& pool() const noexcept;
   stop_order order() const noexcept;
   std::uint64_t id() const noexcept;
   task_status status() const noexcept;
@@ -84,7 +85,6 @@ class PENSTOCK_API task_entry : private runnable {
   explicit task_entry(entry_recipe&& made);
   virtual ~task_entry();
 
-  const scheduler_ptr& pool() const noexcept;
   /// One run is over. `error`: what it threw, or null. `dropped`: its pool has ended. It may be gone when this returns.
   void run_ended(std::exception_ptr error, bool dropped) noexcept;
   /// What a worker has in hand that is inside the body. To be compared, never followed.
