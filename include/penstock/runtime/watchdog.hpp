@@ -24,15 +24,15 @@ class PENSTOCK_API watchdog_report {
     stuck_task,    ///< a task: it was asked to stop, or is a tick, or a function that takes no stop token, and has not ended; or it
                    ///< holds a worker that others wait for: a coroutine that does not yield, a function on a pool that may not wait
     starved_pool,  ///< each worker is inside one call for too long, and work waits for one
-    wait_chain,    ///< handlers that wait for each other's channels or ends, and nothing moves
+    wait_chain,    ///< handlers, streams (under a delivery) and tasks that wait for each other's channels or ends, and nothing moves
     recovered,     ///< what was reported before, as `of` says, is over
   };
   watchdog_report();
 
   what kind = what::stuck_call;
   what of = what::stuck_call;  ///< the kind, or of `recovered` the kind of what is over
-  std::string subscription;    ///< who; of a chain the first that waits
-  std::string task;
+  std::string subscription;    ///< who; of a chain the first that waits, if it is no task
+  std::string task;            ///< or that task
   std::string pool;
   std::string event;
   std::uint64_t sequence = 0;         ///< the event's; of a task which run of it, or which tick

@@ -131,7 +131,8 @@ class PENSTOCK_API task_registry {
 
   /// Starts a task. `work` is a `penstock::task<T>`; a function that makes one; or a function that returns void and takes
   /// nothing or a std::stop_token. It runs on its pool, never on the caller's stack. What it throws goes to `on_failure`,
-  /// with its name. Its code is destroyed when it has ended, before that is told.
+  /// with its name. Its code is destroyed when it has ended, before that is told. What is there for long takes a stop token, or is
+  /// a coroutine: a function without one has to end by itself, and the watchdog names it when it does not.
   /// Throws std::system_error: `closed` once the registry, the group or the runtime is ending (the work is destroyed unrun);
   /// `invalid_argument` for an empty name, an empty task or function, or a policy out of its range.
   /// Gives a task_handle, or a task_handle_of<T> for a coroutine with a value.
