@@ -243,9 +243,11 @@ ref_ptr<subscription_core> bus_core::join(joining& made) {
   auto core = ref_ptr<subscription_core>::adopt(
       new subscription_core(std::move(made.recipe), made.config, made.handler, made.extras));
   made.topic = {};  // from here on `forget` drops it
+  const bool elsewhere = runs_elsewhere(*core);
   {
     lock_guard lock(m_);
     subscriptions_.push_back(ref_ptr<subscription_core>(core).release());
+    if (elsewhere) elsewhere_.fetch_add(1);
   }
   try {
     joined.add(*core);
@@ -259,6 +261,8 @@ ref_ptr<subscription_core> bus_core::join(joining& made) {
     core->try_reap();
     refuse(errc::closed, made.shown + ": the bus is shutting down");
   }
+  // No bell rings for what is not the environment's: the default pool's wakes the watchdog, and it then stays awake.
+  if (elsewhere) static_cast<void>(default_pool_->post([] {}));
   return core;
 }
 
@@ -336,11 +340,15 @@ stream_handle bus_core::add_stream(ref_ptr<topic> joined, std::string_view name,
 
 void bus_core::forget(subscription_core& ended) noexcept {
   bool found = false;
+  const bool elsewhere = runs_elsewhere(ended);
   {
     lock_guard lock(m_);
     const auto place = std::find(subscriptions_.begin(), subscriptions_.end(), &ended);
     found = place != subscriptions_.end();
-    if (found) subscriptions_.erase(place);
+    if (found) {
+      subscriptions_.erase(place);
+      if (elsewhere) elsewhere_.fetch_sub(1);
+    }
     looks_.erase(ended.id);
   }
   drop_topic(ended.topic());

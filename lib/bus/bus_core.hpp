@@ -8,6 +8,7 @@
 #include "base/ref_count.hpp"
 #include "bus/subscription_core.hpp"
 #include "bus/topic.hpp"
+#include "exec/watched.hpp"
 
 #include <penstock/base/failure.hpp>
 #include <penstock/bus/event_bus.hpp>
@@ -78,6 +79,10 @@ class bus_core final : public ref_counted<bus_core> {
   void escalate(subscription_core& failed, const failure* record) noexcept;
   std::shared_ptr<const cause> make_cause(cancel_kind kind, std::string_view who, std::string_view reason) noexcept;
   bus_snapshot snapshot();
+  /// For the watchdog: what is in progress, and who waits for whom.
+  void watch(std::vector<watched_call>& calls, std::vector<watched_wait>& waiting);
+  /// Whether a subscription runs where no pool rings for the watchdog.
+  bool any_elsewhere() const noexcept { return elsewhere_.load() > 0; }
   void report_unmatched(const std::string& event) noexcept;
 
   /// Shutdown, step by step: only handlers may publish; then nobody.
@@ -107,8 +112,10 @@ class bus_core final : public ref_counted<bus_core> {
   std::atomic<phase> phase_{phase::open};
   std::atomic<std::int64_t> drain_deadline_{no_deadline.time_since_epoch().count()};
   std::atomic<std::uint32_t> idle_watchers_count_{0};
+  std::atomic<std::uint32_t> elsewhere_{0};  // how many subscriptions there are that run where no pool rings
 
   struct joining;
+  bool runs_elsewhere(const subscription_core& core) const noexcept;
   void look_again(subscription_core& core, subscription_snapshot& seen);
   void check_joining(const std::string& shown, std::string_view name) const;
   ref_ptr<subscription_core> join(joining& made);

@@ -366,6 +366,8 @@ class publishing {
     } else {
       place.refusal = errc::would_block;
     }
+    if (sync::waiter* waits = place.waiter(); waits != nullptr && context != nullptr)
+      waits->origin = {context->task, context->stream};
     if (place.waiter() == nullptr && place.producer != nullptr) std::exchange(place.producer, nullptr)->output_decided();
     return place;
   }

@@ -467,11 +467,12 @@ steady_time stream_handle::deadline_after(std::chrono::nanoseconds wait) const n
   return core_ != nullptr ? penstock::deadline_after(core_->bus().time().now(), wait) : steady_time{};
 }
 
-void stream_handle::run_under(const delivery_base&, void (*body)(void*), void* argument) {
+void stream_handle::run_under(const delivery_base& held, void (*body)(void*), void* argument) {
   // A handler, a hook or a task stays what it is, and may not wait either way.
   const exec::context* current = exec::current_context();
   exec::context reading = current != nullptr ? *current : exec::context{exec::context_kind::reader};
   reading.under_delivery = true;
+  reading.stream = held.core_ != nullptr ? held.core_->id : 0;
   exec::context_scope scope(&reading);
   body(argument);
 }

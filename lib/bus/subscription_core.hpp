@@ -7,6 +7,7 @@
 #include "bus/access.hpp"
 #include "bus/handler_lane.hpp"
 #include "bus/stream_core.hpp"
+#include "exec/watched.hpp"
 #include "sync/channel.hpp"
 
 #include <penstock/bus/event_bus.hpp>
@@ -108,6 +109,9 @@ class subscription_core final : public ref_counted<subscription_core> {
   std::uint64_t running_sequence() const noexcept;
   subscription_state state() const noexcept;
   subscription_snapshot snapshot();
+  void watch(std::vector<watched_call>& calls) const;
+  /// The same as before: no event has begun or ended since.
+  std::uint64_t progress() noexcept;
   /// Delays and pauses look whether they still may go on.
   void look_at_lanes() noexcept;
   void resume() noexcept;

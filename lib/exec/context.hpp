@@ -4,6 +4,12 @@
 
 #include <penstock/base/export.hpp>
 
+#include <cstdint>
+
+namespace penstock {
+class runnable;
+}
+
 namespace penstock::exec {
 
 enum class context_kind {
@@ -19,6 +25,9 @@ struct context {
   context_kind kind;
   void* lane = nullptr;         ///< for `lane`: the bus's lane; for `awaited`: by whom
   bool under_delivery = false;  ///< what it publishes is caused by a stream's delivery: taken during a drain
+  // For a watchdog, where a publish waits.
+  const runnable* task = nullptr;  ///< what its worker has in hand that runs a task
+  std::uint64_t stream = 0;        ///< under a delivery: the stream's number
 };
 
 /// The context of the running code; null on a thread that may wait. Compiled: see this_thread_slot.

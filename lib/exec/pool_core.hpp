@@ -6,6 +6,7 @@
 #include "base/mutex.hpp"
 #include "exec/posted_queue.hpp"
 #include "exec/ready_list.hpp"
+#include "exec/watched.hpp"
 #include "exec/worker_pool_options.hpp"
 
 #include <atomic>
@@ -16,10 +17,12 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
+#include <vector>
 
 namespace penstock::exec {
 
-class pool_core : public std::enable_shared_from_this<pool_core> {
+class pool_core final : public detail::watched_pool, public std::enable_shared_from_this<pool_core> {
  public:
   pool_core(std::string name, worker_pool_options options, const clock& time);
 
@@ -29,6 +32,12 @@ class pool_core : public std::enable_shared_from_this<pool_core> {
   errc post(unique_function<void()> work) noexcept;
   /// After the list has stopped: tells what is left that nobody will run it.
   void drop_left() noexcept;
+
+  // watched_pool
+  void watch(std::shared_ptr<detail::worker_bell> bell) noexcept override { list.watch(std::move(bell)); }
+  detail::pool_look look() override;
+  bool rest() noexcept override { return list.rest(); }
+  std::vector<std::string> stack_of(const detail::working_look& worker) override;
 
   const std::string name;
   worker_pool_options::fields options;

@@ -4,6 +4,9 @@
 
 #include "sync/parker.hpp"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <utility>
 
 namespace penstock::exec {
@@ -77,8 +80,10 @@ ready_list::ready ready_list::next(sleeper& self) {
     ready found{what::stopped};
     sleeper* chosen = nullptr;
     bool sleep = false;
+    bool rings = false;
     {
       lock_guard lock(m_);
+      self.turn = 0;
       if (stopping_) {
         if (looking) --looking_;
         return found;
@@ -97,6 +102,9 @@ ready_list::ready ready_list::next(sleeper& self) {
           if (first_ == nullptr) last_ = nullptr;
           --lanes_;
         }
+        self.turn = ++turns_;
+        self.runs = found.lane;
+        rings = std::exchange(rings_, false);
         if (looking) --looking_;
         if (anything_locked())
           chosen = claim_sleeper_locked();
@@ -117,6 +125,7 @@ ready_list::ready ready_list::next(sleeper& self) {
     }
     if (found.kind != what::stopped) {
       wake(chosen);
+      if (rings) ring();
       return found;
     }
     if (sleep) {
@@ -165,6 +174,77 @@ bool ready_list::take_left_posted() noexcept {
   lock_guard lock(m_);
   return posted_ > 0 && posted_-- > 0;
 }
+
+// --- seen by a watchdog ------------------------------------------------------------------------------------------------
+
+void ready_list::enlist(sleeper& self, unsigned index) noexcept {
+  self.index = index;
+  self.thread = static_cast<pid_t>(syscall(SYS_gettid));
+  lock_guard lock(m_);
+  self.next_enlisted = enlisted_;
+  enlisted_ = &self;
+}
+
+void ready_list::leave(sleeper& self) noexcept {
+  lock_guard lock(m_);
+  for (sleeper** link = &enlisted_; *link != nullptr; link = &(*link)->next_enlisted) {
+    if (*link != &self) continue;
+    *link = self.next_enlisted;
+    return;
+  }
+}
+
+void ready_list::watch(std::shared_ptr<detail::worker_bell> bell) noexcept {
+  lock_guard lock(m_);
+  rings_ = false;
+  bell_.swap(bell);  // what it was ends with the argument, without the mutex
+}
+
+void ready_list::ring() noexcept {
+  std::shared_ptr<detail::worker_bell> bell;
+  {
+    lock_guard lock(m_);
+    bell = bell_;
+  }
+  if (bell) bell->ring();
+}
+
+void ready_list::look(detail::pool_look& seen) {
+  lock_guard lock(m_);
+  seen.ready = lanes_ + posted_;
+  for (const sleeper* each = enlisted_; each != nullptr; each = each->next_enlisted)
+    if (each->turn != 0) seen.working.push_back({each->index, each->turn, each->runs});
+}
+
+bool ready_list::rest() noexcept {
+  lock_guard lock(m_);
+  if (!stopping_) {
+    if (anything_locked()) return false;
+    for (const sleeper* each = enlisted_; each != nullptr; each = each->next_enlisted)
+      if (each->turn != 0) return false;
+    rings_ = bell_ != nullptr;
+  }
+  return true;
+}
+
+ready_list::sleeper* ready_list::find_locked(const detail::working_look& worker) noexcept {
+  for (sleeper* each = enlisted_; each != nullptr; each = each->next_enlisted)
+    if (each->turn == worker.turn) return each;
+  return nullptr;
+}
+
+bool ready_list::ask(const detail::working_look& worker, stack_question& question) noexcept {
+  lock_guard lock(m_);  // while it is held the thread cannot leave
+  const sleeper* found = find_locked(worker);
+  return found != nullptr && question.ask(found->thread);
+}
+
+bool ready_list::in_turn(const detail::working_look& worker) noexcept {
+  lock_guard lock(m_);
+  return find_locked(worker) != nullptr;
+}
+
+// --- a look from outside -----------------------------------------------------------------------------------------------
 
 std::size_t ready_list::size() noexcept {
   lock_guard lock(m_);

@@ -3,6 +3,8 @@
 #pragma once
 
 #include "base/mutex.hpp"
+#include "exec/stack_signal.hpp"
+#include "exec/watched.hpp"
 #include "sync/atomic.hpp"
 
 #include <penstock/exec/scheduler.hpp>
@@ -10,6 +12,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+
+#include <sys/types.h>
 
 namespace penstock::exec {
 
@@ -23,6 +28,12 @@ class ready_list {
   struct sleeper {
     sync::atomic<std::uint32_t> awake{0};
     sleeper* next = nullptr;
+    // For the watchdog, guarded by the list's mutex.
+    std::uint64_t turn = 0;  ///< 0: it runs nothing
+    const runnable* runs = nullptr;
+    sleeper* next_enlisted = nullptr;
+    unsigned index = 0;
+    pid_t thread = 0;
   };
   enum class what : std::uint8_t { lane, posted, stopped };
   struct ready {
@@ -45,6 +56,17 @@ class ready_list {
   runnable* take_left() noexcept;
   bool take_left_posted() noexcept;
 
+  // For the watchdog: those who enlist are seen; who has enlisted leaves before its thread ends.
+  void enlist(sleeper& self, unsigned index) noexcept;
+  void leave(sleeper& self) noexcept;
+  void watch(std::shared_ptr<detail::worker_bell> bell) noexcept;
+  /// Fills in what is ready and who is working. Throws std::bad_alloc.
+  void look(detail::pool_look& seen);
+  bool rest() noexcept;
+  /// Asks the thread of that turn where it stands. False: the turn is over.
+  bool ask(const detail::working_look& worker, stack_question& question) noexcept;
+  bool in_turn(const detail::working_look& worker) noexcept;
+
   std::size_t size() noexcept;
   unsigned sleeping() noexcept;
   bool stopping() noexcept;
@@ -53,6 +75,8 @@ class ready_list {
   void append_locked(runnable& lane) noexcept PENSTOCK_REQUIRES(m_);
   sleeper* claim_sleeper_locked() noexcept PENSTOCK_REQUIRES(m_);
   static void wake(sleeper* chosen) noexcept;
+  void ring() noexcept;
+  sleeper* find_locked(const detail::working_look& worker) noexcept PENSTOCK_REQUIRES(m_);
   bool anything_locked() const noexcept PENSTOCK_REQUIRES(m_) { return first_ != nullptr || posted_ > 0; }
 
   const std::chrono::nanoseconds spin_;
@@ -67,6 +91,10 @@ class ready_list {
   unsigned looking_ PENSTOCK_GUARDED_BY(m_) = 0;  // woken or spinning, and has not taken anything yet
   bool posted_turn_ PENSTOCK_GUARDED_BY(m_) = false;
   bool stopping_ PENSTOCK_GUARDED_BY(m_) = false;
+  bool rings_ PENSTOCK_GUARDED_BY(m_) = false;  // found at rest: whoever takes something next rings the bell
+  std::uint64_t turns_ PENSTOCK_GUARDED_BY(m_) = 0;
+  sleeper* enlisted_ PENSTOCK_GUARDED_BY(m_) = nullptr;
+  std::shared_ptr<detail::worker_bell> bell_ PENSTOCK_GUARDED_BY(m_);
   sync::atomic<std::uint32_t> attention_{0};  // a copy of "anything or stopping", for spinning workers
 };
 

@@ -5,6 +5,7 @@
 #include "base/fork_mark.hpp"
 #include "base/mutex.hpp"
 #include "exec/timer_thread.hpp"
+#include "exec/watched.hpp"
 
 #include <penstock/exec/environment.hpp>
 
@@ -16,6 +17,8 @@
 
 namespace penstock {
 
+detail::worker_bell::~worker_bell() = default;
+detail::watched_pool::~watched_pool() = default;
 timer_service::~timer_service() = default;
 void timer_service::stop() noexcept {}
 scheduler::~scheduler() = default;

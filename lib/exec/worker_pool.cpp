@@ -141,6 +141,8 @@ void pool_core::run_worker(worker& self) {
   std::string number("-");  // appended to, not "-" + …: g++ 12 warns falsely of that at -O3
   number += std::to_string(self.index + 1);
   name_this_thread(name, number);
+  if (options.stacks) options.stacks->answer_here();
+  list.enlist(self.sleeper, self.index);
   bool good = true;
   try {
     if (options.on_thread_start) options.on_thread_start(self.index);
@@ -173,6 +175,7 @@ void pool_core::run_worker(worker& self) {
     worker_lost(self);  // pthread_cancel or pthread_exit in a handler: this thread cannot be kept
     throw;
   }
+  list.leave(self.sleeper);
   self.in_call.store(true, std::memory_order_relaxed);
   if (list.stopping()) drop_left();
   {
@@ -184,6 +187,7 @@ void pool_core::run_worker(worker& self) {
 }
 
 void pool_core::worker_lost(worker& self) noexcept {
+  list.leave(self.sleeper);
   bool replaced = false;
   if (!list.stopping()) {
     try {
@@ -252,6 +256,24 @@ errc pool_core::post(unique_function<void()> work) noexcept {
   while (posted.pop()) {  // stopped meanwhile: nobody will run what is left
   }
   return errc::closed;
+}
+
+detail::pool_look pool_core::look() {
+  detail::pool_look seen;
+  seen.name = name;
+  seen.threads = options.threads;
+  seen.working.reserve(options.threads);  // the list's mutex is not to be held while memory is found
+  list.look(seen);
+  return seen;
+}
+
+std::vector<std::string> pool_core::stack_of(const detail::working_look& worker) {
+  if (!options.stacks) return {};
+  stack_question question(*options.stacks);
+  if (!list.ask(worker, question)) return {};
+  std::vector<std::string> frames = question.answer();
+  if (!list.in_turn(worker)) frames.clear();  // it may show what came after
+  return frames;
 }
 
 void pool_core::drop_left() noexcept {
@@ -328,6 +350,7 @@ class threads_pool final : public worker_pool {
   const std::string& name() const noexcept override { return core_->name; }
   std::shared_ptr<environment_parts> parts() const noexcept override { return parts_; }
   errc why_dropped() const noexcept override { return core_->fork.forked() ? errc::forked : errc::closed; }
+  detail::watched_pool* watched() noexcept override { return core_.get(); }
   unsigned stop(steady_time deadline) noexcept override {
     const unsigned left = core_->stop(deadline);
     if (parts_ == nullptr) timers_->stop();  // its own: a runtime's pools share theirs

@@ -2,7 +2,11 @@
 // Floor 2, room exec.
 #pragma once
 
+#include "exec/stack_signal.hpp"
+
 #include <penstock/exec/worker_pool.hpp>
+
+#include <memory>
 
 namespace penstock {
 
@@ -15,6 +19,7 @@ struct worker_pool_options::fields {
   bool may_wait = false;
   unique_function<void(unsigned)> on_thread_start;
   unique_function<void(const failure&)> on_failure;
+  std::shared_ptr<exec::stack_signal> stacks;  ///< by which its workers tell where they stand; null: they do not
 };
 
 }  // namespace penstock

@@ -11,6 +11,7 @@
 #include <penstock/base/unique_function.hpp>
 #include <penstock/runtime/log.hpp>
 #include <penstock/runtime/shutdown_report.hpp>
+#include <penstock/runtime/watchdog.hpp>
 
 #include <atomic>
 #include <cstdint>
@@ -38,6 +39,7 @@ class log {
   void escalated(const failure& record) noexcept;
   /// A report that is not clean: a record for each thing that was left.
   void not_clean(const shutdown_report& report) noexcept;
+  void stuck(const watchdog_report& report) noexcept;
   /// What was counted and has not been told yet.
   void tell_left_out() noexcept { tell_due(no_deadline); }
   /// Records that reached nobody.

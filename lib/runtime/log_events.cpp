@@ -144,6 +144,14 @@ void log::hook_threw(const detail::hook_problem& problem) noexcept {
   }
 }
 
+void log::stuck(const watchdog_report& report) noexcept {
+  try {
+    write(report.record());
+  } catch (...) {
+    lose(no_memory);
+  }
+}
+
 void log::not_clean(const shutdown_report& report) noexcept {
   constexpr log_level level = log_level::warning;
   try {

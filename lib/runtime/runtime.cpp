@@ -8,6 +8,7 @@
 #include "exec/worker_pool_options.hpp"
 #include "runtime/log.hpp"
 #include "runtime/shutdown_machine.hpp"
+#include "runtime/watchdog.hpp"
 #include "sync/parker.hpp"
 #include "task/registry_core.hpp"
 
@@ -35,6 +36,7 @@ struct runtime_options::fields {
   std::vector<int> signals;
   unique_function<void(const log_record&)> log_sink;
   log_level least = log_level::info;
+  std::optional<watchdog_options> watchdog;
   std::shared_ptr<execution_environment> environment;
 };
 
@@ -102,6 +104,11 @@ runtime_options& runtime_options::stop_on_signals(std::vector<int> signals) & {
 runtime_options&& runtime_options::stop_on_signals(std::vector<int> signals) && {
   return std::move(stop_on_signals(std::move(signals)));
 }
+runtime_options& runtime_options::watchdog(watchdog_options options) & {
+  made().watchdog = std::move(options);
+  return *this;
+}
+runtime_options&& runtime_options::watchdog(watchdog_options options) && { return std::move(watchdog(std::move(options))); }
 runtime_options& runtime_options::environment(std::shared_ptr<execution_environment> given) & {
   made().environment = std::move(given);
   return *this;
@@ -125,6 +132,7 @@ struct runtime::state {
   std::optional<task_registry> tasks;
   detail::registry_core* registry = nullptr;
   std::optional<signal_watcher> signals;
+  std::shared_ptr<penstock::watchdog> watch;  // null: nobody watches
 
   // Of whoever drives the shutdown.
   std::vector<ref_ptr<detail::subscription_core>> ending;
@@ -181,6 +189,10 @@ struct runtime::state {
   void perform(const shutdown_actions& actions);
   shutdown_report finish();
   shutdown_report look();
+  unsigned stop_pools(steady_time until) noexcept {
+    if (watch) watch->stop();
+    return environment->stop_pools(until);
+  }
 };
 
 runtime::runtime() : runtime(runtime_options()) {}
@@ -216,8 +228,18 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
   task_hooks.on_failure = [on_failure](const failure& record) { (*on_failure)(record); };
   task_hooks.on_escalate = escalate;
   task_hooks.hook_threw = hook_threw;
+  const bool asked = made.watchdog.has_value();
+  if (!asked) made.watchdog.emplace();
+  if (made.watchdog->moved_from())
+    throw std::system_error(make_error_code(errc::invalid_argument),
+                            "runtime: its watchdog's options were moved from; make new ones");
+  const watchdog_options::fields& watching = made.watchdog->get();
   try {
+    std::shared_ptr<exec::stack_signal> stacks;
+    if (watching.enabled && watching.stacks && !s.environment->simulated())
+      stacks = std::make_shared<exec::stack_signal>(watching.signal);
     for (auto& [name, pool] : made.pools) {
+      pool.get().stacks = stacks;
       pool.on_failure([lines, hook = std::move(pool.get().on_failure)](const failure& record) mutable {
         if (!hook) return lines->work_failed(record);
         try {
@@ -234,6 +256,15 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
     s.registry = new detail::registry_core(s.environment, s.pools.at("blocking"), s.pools.at("default"),
                                            std::move(task_hooks));
     s.tasks.emplace(s.registry);
+    if (watching.enabled && (asked || !s.environment->simulated())) {
+      std::vector<scheduler_ptr> pools;
+      for (const auto& [name, pool] : s.pools) pools.push_back(pool);
+      s.watch = std::make_shared<penstock::watchdog>(std::move(*made.watchdog), *s.environment, lines);
+      const auto tasks = ref_ptr<detail::registry_core>::share(s.registry);
+      s.watch->add_source({[tasks](const auto& asked_for, auto& calls) { tasks->watch(asked_for, calls); },
+                           [tasks] { return tasks->any_elsewhere(); }});
+      s.watch->start(*s.core, std::move(pools));
+    }
     if (!made.signals.empty()) {
       // Only from the watcher's own thread, which ends before the state does.
       s.signals.emplace(made.signals, [&s, made_for = made.signals](int signal, unsigned times) {
@@ -248,7 +279,7 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
       });
     }
   } catch (...) {
-    s.environment->stop_pools(no_deadline);
+    s.stop_pools(no_deadline);
     throw;
   }
 }
@@ -273,7 +304,7 @@ runtime::~runtime() {
       // Once more; then without a report, rather than ending the process.
       if (tries < 2) continue;
       s.core->close();
-      s.environment->stop_pools(deadline_after(s.environment->time().now(), at_once));
+      s.stop_pools(deadline_after(s.environment->time().now(), at_once));
       done = true;
     }
   }
@@ -292,7 +323,7 @@ runtime::~runtime() {
       }
     } catch (...) {
     }
-    s.environment->stop_pools(deadline_after(s.environment->time().now(), at_once));
+    s.stop_pools(deadline_after(s.environment->time().now(), at_once));
   }
 }
 
@@ -528,7 +559,7 @@ shutdown_report runtime::state::finish() {
   }
   made.tasks = registry->report(ending_tasks, began);
   const steady_time soon = deadline_after(now, at_once);
-  made.abandoned_workers = environment->stop_pools(deadline > soon ? deadline : soon);
+  made.abandoned_workers = stop_pools(deadline > soon ? deadline : soon);
   for (const auto& each : ending) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
   made.tasks.counts = registry->counts();
   made.elapsed = time.now() - began;

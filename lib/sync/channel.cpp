@@ -436,6 +436,15 @@ bool channel::drained() noexcept {
   return phase_.load() != open_phase && line_.empty() && (tail_.load() & ~flag) == (begun_.load() & ~flag);
 }
 
+std::size_t channel::line(place_in_line* places, std::size_t room) noexcept {
+  if ((hint_.load() & hint_line) == 0) return 0;
+  std::size_t found = 0;
+  lock_guard lock(m_);
+  for (const waiter* each = line_.front(); each != nullptr && found < room; each = each->next)
+    if (each->origin.task != nullptr || each->origin.stream != 0) places[found++] = {each->origin, each->remaining};
+  return found;
+}
+
 channel_counts channel::counts() noexcept {
   channel_counts result;
   lock_guard lock(m_);

@@ -141,6 +141,12 @@ class channel {
   bool drained() noexcept;
 
   channel_counts counts() noexcept;
+  /// Who stands in line with an origin, first come first, and how many events of each wait. As many as there is room for.
+  struct place_in_line {
+    waiter_origin origin;
+    std::size_t remaining = 0;
+  };
+  std::size_t line(place_in_line* places, std::size_t room) noexcept;
   std::size_t capacity() const noexcept { return capacity_; }
   std::size_t payload_bytes() const noexcept { return payload_bytes_; }
   bool blocks() const noexcept { return blocks_; }

@@ -20,6 +20,12 @@ enum class waiter_state : std::uint8_t {
   settled,   ///< decided: `settle` is being called, or the owner took it out itself
 };
 
+/// Who stands in line, for a look from outside. To be compared, never followed.
+struct waiter_origin {
+  const void* task = nullptr;   ///< what a worker had in hand that ran the task; null: it was none
+  std::uint64_t stream = 0;     ///< the stream under whose delivery it was published; 0: none
+};
+
 /// An intrusive node. Whoever waits owns it and the events it points to until it is settled.
 struct waiter {
   waiter* next = nullptr;
@@ -31,6 +37,7 @@ struct waiter {
   std::int64_t published = 0;         ///< for the seats' stamps
   errc why = errc::none;              ///< none: all admitted; else the reason the remaining ones were rejected
   waiter_state state = waiter_state::idle;
+  waiter_origin origin;
   bool parked = false;                ///< a handler's output: stays in line when callers are released
   bool tell_at_once = false;          ///< its owner does not look by itself: settle as soon as it is admitted
   /// Called once, without a lock, after the state became `settled`; the node may be gone when it returns.

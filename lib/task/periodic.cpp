@@ -35,6 +35,7 @@ class one_call final : public task_waiter, public task_awaitable, private runnab
   bool await_suspend(std::coroutine_handle<Promise> frame) noexcept {
     refused_ = !suspend(frame.promise().root(), frame);
     if (refused_) return false;
+    plan_->entry->tick_calls(this);
     const scheduler_ptr where = plan_->where;
     where->schedule(*this);
     return true;
@@ -50,6 +51,7 @@ class one_call final : public task_waiter, public task_awaitable, private runnab
   void run(unsigned) override {
     exec::context working{exec::context_kind::worker};
     if (plan_->where->may_wait()) working = {exec::context_kind::awaited, &plan_->entry->core()};
+    working.task = this;
     exec::context_scope scope(&working);
     try {
       plan_->calls(plan_->stop.get_token());
@@ -98,7 +100,7 @@ task<void> tick_for_ever(std::shared_ptr<periodic> plan) {
   for (;;) {
     co_await sleep_until(due);
     co_await go_on_unless_stopped();  // else a tick that never begins is counted
-    plan->entry->count_tick(0);
+    plan->entry->begin_tick();
     try {
       if (plan->makes) {
         task<void> one = plan->makes();
@@ -114,8 +116,9 @@ task<void> tick_for_ever(std::shared_ptr<periodic> plan) {
     } catch (...) {
       plan->entry->tick_failed();
     }
+    plan->entry->end_tick();
     const next_tick next = after_tick(due, time.now(), plan->period, plan->missed);
-    if (next.missed > 0) plan->entry->count_tick(next.missed);
+    if (next.missed > 0) plan->entry->count_missed(next.missed);
     due = next.due;
   }
 }

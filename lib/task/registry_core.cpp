@@ -22,6 +22,7 @@ registry_core::~registry_core() = default;
 errc registry_core::admit(task_entry& made) noexcept {
   if (forked()) return errc::forked;
   const std::string& owner_name = made.owner();
+  const bool elsewhere = runs_elsewhere(made);
   try {
     lock_guard lock(m_);
     if (refusing_all_ || (!owner_name.empty() && refused_.contains(owner_name))) {
@@ -41,15 +42,20 @@ errc registry_core::admit(task_entry& made) noexcept {
     ++counts_.spawned;
     ++counts_.running;
     made.admitted(id);
+    if (elsewhere) elsewhere_.fetch_add(1);
   } catch (const std::bad_alloc&) {
     return errc::not_enough_memory;
   }
+  // As a subscription does that runs there: one of the runtime's own pools wakes the watchdog.
+  if (elsewhere) static_cast<void>(functions_->post([] {}));
   return errc::none;
 }
 
 void registry_core::ended(task_entry& entry, task_fate how) noexcept {
+  const bool elsewhere = runs_elsewhere(entry);
   lock_guard lock(m_);
   tasks_.erase(entry.id());
+  if (elsewhere) elsewhere_.fetch_sub(1);
   const auto owner = live_of_.find(entry.owner());
   if (owner != live_of_.end() && --owner->second == 0) live_of_.erase(owner);
   --live_of_order_[static_cast<std::size_t>(entry.order())];
@@ -62,6 +68,10 @@ void registry_core::ended(task_entry& entry, task_fate how) noexcept {
     case task_fate::dropped: ++counts_.closed; break;
   }
   entry.mark_ended();  // here, so that whoever finds no task left finds each of them ended
+}
+
+bool registry_core::runs_elsewhere(const task_entry& entry) const noexcept {
+  return entry.pool()->parts() != functions_->parts();
 }
 
 bool registry_core::any_live_locked(std::string_view owner) const noexcept {
@@ -133,6 +143,10 @@ bool registry_core::wait_none(stop_order order, steady_time deadline, const std:
 void registry_core::wake_waiters() noexcept {
   changes_.fetch_add(1);
   sync::unpark_all(&changes_);
+}
+
+void registry_core::watch(const std::set<const runnable*>& asked_for, std::vector<watched_call>& calls) const {
+  for (const auto& each : live({})) each->watch(asked_for, calls);
 }
 
 task_report registry_core::report(const entries& tasks, steady_time began) const {

@@ -73,6 +73,10 @@ class registry_core final : public ref_counted<registry_core> {
   /// Waits until none of that order is left. False: the deadline passed first, or `give_up` was set (and `wake_waiters` called).
   bool wait_none(stop_order order, steady_time deadline, const std::atomic<bool>& give_up) noexcept;
   void wake_waiters() noexcept;
+  /// For a watchdog: those that may turn out to be stuck, and those that `asked_for` holds. Throws std::bad_alloc.
+  void watch(const std::set<const runnable*>& asked_for, std::vector<watched_call>& calls) const;
+  /// Whether a task runs where no pool rings for the watchdog.
+  bool any_elsewhere() const noexcept { return elsewhere_.load() > 0; }
   task_report report(const entries& tasks, steady_time began) const;
   task_counts counts() const noexcept;
   std::shared_ptr<const cause> make_cause(cancel_kind kind, std::string_view who, std::string_view reason) noexcept;
@@ -86,6 +90,7 @@ class registry_core final : public ref_counted<registry_core> {
   timer_service& timers() const noexcept { return coroutines_->timers(); }
 
  private:
+  bool runs_elsewhere(const task_entry& entry) const noexcept;
   bool any_live_locked(std::string_view owner) const noexcept PENSTOCK_REQUIRES(m_);
 
   const std::shared_ptr<execution_environment> environment_;
@@ -93,6 +98,7 @@ class registry_core final : public ref_counted<registry_core> {
   const scheduler_ptr coroutines_;
   const fork_mark fork_;
   registry_hooks hooks_;
+  std::atomic<std::uint32_t> elsewhere_{0};  // how many tasks there are that run where no pool rings
   sync::atomic<std::uint32_t> changes_{0};  // moves when a task has ended, and for `wake_waiters`
 
   mutable mutex m_;  // protects what follows; taken with no other lock held

@@ -5,10 +5,13 @@
 #include "base/forced_unwind.hpp"
 #include "base/mutex.hpp"
 #include "exec/context.hpp"
+#include "exec/pool_lane.hpp"
+#include "exec/watched.hpp"
 #include "sync/parker.hpp"
 #include "task/registry_core.hpp"
 #include "task/task_machine.hpp"
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -22,6 +25,7 @@ struct task_entry::parts {
         owner(std::move(made.owner)),
         file(std::move(made.file)),
         line(made.line),
+        body(made.body),
         may_wait(made.may_wait),
         pool(made.options.pool()),
         order(made.options.order()),
@@ -34,6 +38,7 @@ struct task_entry::parts {
   const std::string owner;
   const std::string file;
   const unsigned line;
+  const task_body body;
   const bool may_wait;
   const scheduler_ptr pool;
   const stop_order order;
@@ -53,6 +58,9 @@ struct task_entry::parts {
   std::exception_ptr error PENSTOCK_GUARDED_BY(m);
   std::string last_failure PENSTOCK_GUARDED_BY(m);
   steady_time run_began PENSTOCK_GUARDED_BY(m){};
+  steady_time tick_began PENSTOCK_GUARDED_BY(m){};  // zero: it is in none
+  const runnable* tick_call PENSTOCK_GUARDED_BY(m) = nullptr;
+  steady_time stop_asked PENSTOCK_GUARDED_BY(m){};
   std::uint64_t ticks PENSTOCK_GUARDED_BY(m) = 0;
   std::uint64_t missed PENSTOCK_GUARDED_BY(m) = 0;
   std::vector<std::unique_ptr<end_told>> told PENSTOCK_GUARDED_BY(m);
@@ -130,6 +138,7 @@ void task_entry::run(unsigned) {
   parts& p = *parts_;
   exec::context working{exec::context_kind::worker};
   if (p.may_wait) working = {exec::context_kind::awaited, p.core.get()};
+  working.task = this;
   exec::context_scope scope(&working);
   std::shared_ptr<const cause> stopped;
   {
@@ -204,7 +213,7 @@ void task_entry::step(task_event event, std::exception_ptr error, const failure*
     to_do = p.machine.on(event, now, random);
     // What it replaces is the user's: it dies after the lock.
     if (error || event == task_event::completed) std::swap(p.error, error);
-    p.run_began = {};
+    p.run_began = p.tick_began = {};
     stop = p.stop;
     if (record != nullptr) {
       try {
@@ -297,10 +306,12 @@ bool task_entry::request_stop(std::shared_ptr<const cause> why) noexcept {
   if (p.core->forked()) return false;
   task_actions to_do;
   std::exception_ptr error = std::make_exception_ptr(cancelled(why));
+  const steady_time now = p.core->time().now();
   {
     lock_guard lock(p.m);
     if (p.machine.stop_requested() || p.machine.phase() == task_phase::ended) return false;
     p.stop = why;
+    p.stop_asked = now;
     to_do = p.machine.on(task_event::stop_requested, steady_time{}, 0);
     if (to_do.end) std::swap(p.error, error);
   }
@@ -389,10 +400,27 @@ void task_entry::on_done(unique_function<void(const task_handle&)> told) {
   tell(std::move(made));
 }
 
-void task_entry::count_tick(std::uint64_t missed) noexcept {
+void task_entry::begin_tick() noexcept {
+  const steady_time now = parts_->core->time().now();
   lock_guard lock(parts_->m);
-  parts_->ticks += missed == 0 ? 1 : 0;
-  parts_->missed += missed;
+  ++parts_->ticks;
+  parts_->tick_began = now;
+  parts_->tick_call = nullptr;
+}
+
+void task_entry::tick_calls(const runnable* call) noexcept {
+  lock_guard lock(parts_->m);
+  parts_->tick_call = call;
+}
+
+void task_entry::end_tick() noexcept {
+  lock_guard lock(parts_->m);
+  parts_->tick_began = {};
+}
+
+void task_entry::count_missed(std::uint64_t ticks) noexcept {
+  lock_guard lock(parts_->m);
+  parts_->missed += ticks;
 }
 
 void task_entry::tick_failed() noexcept {
@@ -408,6 +436,44 @@ void task_entry::tick_failed() noexcept {
     }
   }
   parts_->core->report_failure(record);
+}
+
+// A task that waits is not stuck: it may be there to wait. It is when it has been asked to stop, when it is a tick, or a function
+// that takes no stop token and so has to end by itself, and when it keeps a worker from others.
+void task_entry::watch(const std::set<const runnable*>& asked_for, std::vector<watched_call>& calls) const {
+  const parts& p = *parts_;
+  const steady_time now = p.core->time().now();
+  watched_call call;
+  call.task = true;
+  call.owner = p.id;
+  call.runs = in_hand();
+  call.suspended = true;
+  steady_time since = no_deadline;
+  {
+    lock_guard lock(p.m);
+    if (p.machine.phase() == task_phase::ended) return;
+    const bool in_function = p.body != task_body::coroutine && p.run_began != steady_time{};
+    call.sequence = p.ticks > 0 ? p.ticks : p.machine.runs();
+    call.stop_requested = p.machine.stop_requested();
+    call.suspended = !in_function;
+    if (in_function && (p.body == task_body::function || !p.may_wait)) since = p.run_began;
+    if (p.tick_began != steady_time{}) {
+      since = p.tick_began;
+      if (p.tick_call != nullptr) call.runs = p.tick_call;
+    }
+    if (call.stop_requested) since = std::min(since, p.stop_asked);
+  }
+  if (since != no_deadline)
+    call.at_least = now - since;
+  else if (!asked_for.contains(call.runs))
+    return;
+  else
+    call.counts = p.body == task_body::coroutine ? watched_call::span::one_turn : watched_call::span::none;
+  call.name = p.name;
+  call.pool = p.pool->name();
+  call.file = p.file;
+  call.line = p.line;
+  calls.push_back(std::move(call));
 }
 
 // --- a function --------------------------------------------------------------------------------------------------------
@@ -429,6 +495,7 @@ void function_entry::drop_code() noexcept { body_ = {}; }
 struct coroutine_entry_base::running {
   mutex m;  // protects what follows; no lock is taken while it is held
   started_task* run PENSTOCK_GUARDED_BY(m) = nullptr;
+  const penstock::runnable* lane PENSTOCK_GUARDED_BY(m) = nullptr;  // of `run`
   std::shared_ptr<const cause> asked PENSTOCK_GUARDED_BY(m);
 };
 
@@ -442,6 +509,7 @@ void coroutine_entry_base::launched(started_task* run) noexcept {
   {
     lock_guard lock(running_->m);
     running_->run = run;
+    running_->lane = &static_cast<exec::pool_lane&>(run->home());  // its own: it was made from a pool
     asked = running_->asked;
   }
   if (asked) run->request_cancel(std::move(asked));
@@ -454,6 +522,7 @@ void coroutine_entry_base::over() noexcept {
   {
     lock_guard lock(running_->m);
     run = std::exchange(running_->run, nullptr);
+    running_->lane = nullptr;
   }
   if (run != nullptr) run->release();
 }
@@ -469,6 +538,11 @@ void coroutine_entry_base::ask(const std::shared_ptr<const cause>& why) noexcept
   if (run == nullptr) return;
   run->request_cancel(why);
   run->release();
+}
+
+const penstock::runnable* coroutine_entry_base::in_hand() const noexcept {
+  lock_guard lock(running_->m);
+  return running_->lane != nullptr ? running_->lane : task_entry::in_hand();
 }
 
 // --- waiting with an operation -----------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ void task_registry::refuse_empty(std::string_view name) {
   refuse(errc::invalid_argument, name, "its function, or its coroutine, is empty");
 }
 
-detail::entry_recipe task_registry::recipe(std::string_view name, spawn_options&& options, bool is_function, bool once,
+detail::entry_recipe task_registry::recipe(std::string_view name, spawn_options&& options, detail::task_body body, bool once,
                                            call_site where) const {
   if (core_ == nullptr) refuse(errc::closed, name, "its registry handle is empty");
   if (name.empty()) refuse(errc::invalid_argument, name, "a task needs a name");
@@ -113,6 +113,8 @@ detail::entry_recipe task_registry::recipe(std::string_view name, spawn_options&
   made.file = where.file;
   made.line = where.line;
   made.options = std::move(options);
+  made.body = body;
+  const bool is_function = body != detail::task_body::coroutine;
   if (!made.options.pool()) made.options.on(is_function ? core_->functions() : core_->coroutines());
   made.may_wait = is_function && made.options.pool()->may_wait();
   return made;
@@ -182,7 +184,7 @@ task_handle task_registry::start_periodic(std::string_view name, std::chrono::na
     plan->where = options.pool() ? options.pool() : core_->functions();
     options.on(core_->coroutines());
   }
-  auto* made = new detail::coroutine_entry<void>(recipe(name, std::move(options), false, false, where),
+  auto* made = new detail::coroutine_entry<void>(recipe(name, std::move(options), detail::task_body::coroutine, false, where),
                                                  [plan] { return detail::tick_for_ever(plan); });
   plan->entry = made;
   return start(made);

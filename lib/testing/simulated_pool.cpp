@@ -43,6 +43,34 @@ unsigned simulated_pool::threads() const noexcept { return options_.get().thread
 bool simulated_pool::may_wait() const noexcept { return options_.get().may_wait; }
 unsigned simulated_pool::budget() const noexcept { return options_.get().budget; }
 
+void simulated_pool::watch(std::shared_ptr<penstock::detail::worker_bell> bell) noexcept {
+  rings_ = false;
+  bell_ = std::move(bell);
+}
+
+penstock::detail::pool_look simulated_pool::look() {
+  penstock::detail::pool_look seen;
+  seen.name = name_;
+  seen.threads = threads();
+  seen.ready = core_.ready_in(*this);
+  core_.working_in(*this, seen.working);
+  return seen;
+}
+
+bool simulated_pool::rest() noexcept {
+  if (busy > 0 || overflow != nullptr || core_.ready_in(*this) > 0) return false;
+  rings_ = bell_ != nullptr;
+  return true;
+}
+
+std::vector<std::string> simulated_pool::stack_of(const penstock::detail::working_look&) { return {}; }
+
+void simulated_pool::begin_turn() noexcept {
+  if (!std::exchange(rings_, false)) return;
+  const auto bell = bell_;
+  if (bell) bell->ring();
+}
+
 void simulated_pool::report(const failure& record) noexcept {
   try {
     if (options_.get().on_failure) {

@@ -141,6 +141,15 @@ std::size_t simulation_core::ready_in(const simulated_pool& pool) const noexcept
   return count;
 }
 
+void simulation_core::working_in(const simulated_pool& pool,
+                                 std::vector<penstock::detail::working_look>& seen) const {
+  unsigned index = 0;
+  for (const thread_state& thread : threads_) {
+    if (thread.is != thread_state::role::worker || thread.now == thread_state::status::idle) continue;
+    if (thread.pool == &pool) seen.push_back({index++, thread.turn, thread.item});
+  }
+}
+
 void simulation_core::drop_work(const simulated_pool* only) noexcept {
   // One at a time: what is dropped may look into the lists.
   for (;;) {
@@ -300,6 +309,7 @@ void simulation_core::run_on_worker(simulated_pool& pool, runnable* item, posted
   worker.posted = work;
   worker.entity = entity;
   worker.context = nullptr;
+  worker.turn = ++turns_;
   if (++pool.busy == pool.threads()) ++saturated_pools_;
   worker.stack->assign(&run_job, &worker);
   resume(worker);
@@ -371,6 +381,7 @@ void simulation_core::run_body(thread_state& thread) {
 }
 
 void simulation_core::run_call(thread_state& thread) {
+  thread.pool->begin_turn();
   if (thread.item != nullptr) {
     try {
       thread.item->run(thread.pool->budget());
@@ -488,7 +499,10 @@ bool simulation_core::advance_time(steady_time limit) {
   steady_time next = no_deadline;
   const bool timers_run = timers_->now == thread_state::status::idle;
   if (timers_run && !heap_.empty()) next = heap_.front().due;
-  for (const thread_state* thread : waiting_) next = std::min(next, thread->deadline);
+  steady_time wanted = foreground_timers_ > 0 ? next : no_deadline;
+  for (const thread_state* thread : waiting_) wanted = std::min(wanted, thread->deadline);
+  if (limit == no_deadline && wanted == no_deadline) return false;  // timers in the background alone are nothing to do
+  next = std::min(next, wanted);
   if (next == no_deadline || next > limit) return false;
   if (next > now_) {
     now_ = next;

@@ -2,6 +2,7 @@
 // Floor 8, room testing.
 #pragma once
 
+#include "exec/watched.hpp"
 #include "testing/fiber.hpp"
 #include "testing/random.hpp"
 #include "testing/trace.hpp"
@@ -38,7 +39,7 @@ struct posted_work {
 
 /// A pool whose workers are simulated. They exist only while they are inside a call: what makes N workers N is that no
 /// more than N calls are begun.
-class simulated_pool final : public worker_pool {
+class simulated_pool final : public worker_pool, public penstock::detail::watched_pool {
  public:
   simulated_pool(simulation_core& core, std::string name, std::uint32_t index, worker_pool_options options);
   ~simulated_pool() override;
@@ -54,6 +55,15 @@ class simulated_pool final : public worker_pool {
   unsigned parked_approx() const noexcept override { return threads() - busy; }
   unsigned threads() const noexcept override;
   bool may_wait() const noexcept override;
+  penstock::detail::watched_pool* watched() noexcept override { return this; }
+
+  // watched_pool
+  void watch(std::shared_ptr<penstock::detail::worker_bell> bell) noexcept override;
+  penstock::detail::pool_look look() override;
+  bool rest() noexcept override;
+  std::vector<std::string> stack_of(const penstock::detail::working_look& worker) override;
+  /// On the worker, before it runs anything.
+  void begin_turn() noexcept;
 
   unsigned budget() const noexcept;
   bool saturated() const noexcept { return busy >= threads(); }
@@ -69,6 +79,8 @@ class simulated_pool final : public worker_pool {
   simulation_core& core_;
   const std::string name_;
   worker_pool_options options_;
+  std::shared_ptr<penstock::detail::worker_bell> bell_;
+  bool rings_ = false;  ///< found at rest: the next turn rings the bell
 };
 
 /// One simulated thread: the scenario itself, one started by a test, a worker inside one call, or the timer thread.
@@ -92,6 +104,7 @@ struct thread_state {
   simulated_pool* pool = nullptr;  ///< of a worker
   runnable* item = nullptr;        ///< what a worker runs: this
   posted_work* posted = nullptr;   ///< or this
+  std::uint64_t turn = 0;          ///< of a worker: which turn of the simulation
 };
 
 struct gate_state {
@@ -129,6 +142,7 @@ class simulation_core final : public agent,
   std::uint64_t random() noexcept override { return jitter_.next(); }
   const std::shared_ptr<environment_parts>& parts() const noexcept { return parts_; }
   scheduler_ptr make_pool(std::string_view name, worker_pool_options options) override;
+  bool simulated() const noexcept override { return true; }
   unsigned stop_pools(steady_time deadline) noexcept override;
 
   // timer_service
@@ -140,6 +154,7 @@ class simulation_core final : public agent,
   errc post(simulated_pool& pool, unique_function<void()> work);
   unsigned stop_pool(simulated_pool& pool, steady_time deadline) noexcept;
   std::size_t ready_in(const simulated_pool& pool) const noexcept;
+  void working_in(const simulated_pool& pool, std::vector<penstock::detail::working_look>& seen) const;
 
   // for the facade
   thread_state& start_thread(std::string_view name, unique_function<void()> body);
@@ -286,6 +301,8 @@ class simulation_core final : public agent,
 
   std::vector<armed_timer> heap_;
   std::uint64_t timer_order_ = 0;
+  std::size_t foreground_timers_ = 0;  ///< armed ones for whose sake time passes
+  std::uint64_t turns_ = 0;
   bool timers_listed_ = false;
 
   std::uint64_t steps_ = 0;

@@ -50,6 +50,7 @@ errc simulation_core::arm(timer_node& node) noexcept {
   } catch (...) {
     return errc::not_enough_memory;
   }
+  if (!node.background) ++foreground_timers_;
   sift_up(heap_.size() - 1);
   list_timers();
   return errc::none;
@@ -59,6 +60,7 @@ bool simulation_core::disarm(timer_node& node) noexcept {
   const std::size_t at = node.heap_index;
   if (at >= heap_.size() || heap_[at].node != &node) return false;
   node.heap_index = timer_node::not_armed;
+  if (!node.background) --foreground_timers_;
   const armed_timer last = heap_.back();
   heap_.pop_back();
   if (at < heap_.size()) {

@@ -21,6 +21,8 @@ class PENSTOCK_API execution_environment {
   virtual std::uint64_t random() noexcept = 0;
   /// Throws what `worker_pool::start` throws.
   virtual scheduler_ptr make_pool(std::string_view name, worker_pool_options options) = 0;
+  /// Whether its threads and its time are simulated.
+  virtual bool simulated() const noexcept { return false; }
   /// Stops all pools it made; returns how many workers were left inside a call.
   virtual unsigned stop_pools(steady_time deadline) noexcept = 0;
 };

@@ -42,6 +42,7 @@ class timer_node {
   void (*fire)(timer_node&) noexcept = nullptr;
   std::size_t heap_index = not_armed;
   static constexpr std::size_t not_armed = static_cast<std::size_t>(-1);
+  bool background = false;  ///< a simulation does not go on for its sake alone
 };
 
 /// Arms and disarms timers. Threads: thread-safe.
@@ -83,6 +84,10 @@ class PENSTOCK_API environment_parts {
   const std::unique_ptr<state> state_;
 };
 
+namespace detail {
+class watched_pool;
+}  // namespace detail
+
 /// Where lanes run. Three kinds exist: `worker_pool` (threads), a service's own executor (`on_executor`), and
 /// `testing::simulation` (one thread, a seed, a virtual clock). Threads: thread-safe.
 class PENSTOCK_API scheduler {
@@ -111,6 +116,8 @@ class PENSTOCK_API scheduler {
   virtual bool may_wait() const noexcept { return false; }
   /// Why it drops what is scheduled: it has ended, or this is a child process (`forked`).
   virtual errc why_dropped() const noexcept { return errc::closed; }
+  /// For the runtime's watchdog; null: nobody can see its workers.
+  virtual detail::watched_pool* watched() noexcept { return nullptr; }
 };
 
 /// Timers on a thread of their own, in real time, for executors that penstock does not own. Throws std::bad_alloc.

@@ -61,7 +61,8 @@ class PENSTOCK_API log_record {
   ~log_record();
 
   log_level level() const noexcept { return level_; }
-  /// Which part of penstock says it: "penstock.bus", "penstock.task", "penstock.pool", "penstock.runtime".
+  /// Which part of penstock says it: "penstock.bus", "penstock.task", "penstock.pool", "penstock.runtime",
+  /// "penstock.watchdog".
   const std::string& component() const noexcept { return component_; }
   /// What happened, in words that never depend on names or on what was thrown: those are fields, as they came, unescaped.
   const std::string& text() const noexcept { return text_; }

@@ -10,6 +10,7 @@
 #include <penstock/runtime/log.hpp>
 #include <penstock/runtime/shutdown_report.hpp>
 #include <penstock/task/task_registry.hpp>
+#include <penstock/runtime/watchdog.hpp>
 
 #include <chrono>
 #include <cstdint>
@@ -57,6 +58,10 @@ class PENSTOCK_API runtime_options {
   /// Default: none; a library does not touch them. One runtime in a process may; a second one throws `already_exists`.
   runtime_options& stop_on_signals(std::vector<int> signals) &;
   runtime_options&& stop_on_signals(std::vector<int> signals) &&;
+  /// What names a call, a pool or a chain of waits while it is stuck. Default: one with default options, which logs a line;
+  /// in a simulation none.
+  runtime_options& watchdog(watchdog_options options) &;
+  runtime_options&& watchdog(watchdog_options options) &&;
   /// What to run on; a simulation gives its own. Default: real threads and time.
   runtime_options& environment(std::shared_ptr<execution_environment> made) &;
   runtime_options&& environment(std::shared_ptr<execution_environment> made) &&;

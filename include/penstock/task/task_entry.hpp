@@ -17,16 +17,21 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace penstock::detail {
 
 class registry_core;
+struct watched_call;
 enum class task_event : std::uint8_t;
 struct task_actions;
+
+enum class task_body : std::uint8_t { coroutine, function, stoppable_function };
 
 /// What a task is made from; checked, with everything copied.
 struct entry_recipe {
@@ -35,6 +40,7 @@ struct entry_recipe {
   std::string owner;
   std::string file;
   unsigned line = 0;
+  task_body body = task_body::coroutine;
   bool may_wait = false;  ///< its function may wait where it runs
   spawn_options options;
 };
@@ -49,6 +55,7 @@ class PENSTOCK_API task_entry : private runnable {
 
   const std::string& name() const noexcept;
   const std::string& owner() const noexcept;
+  const scheduler_ptr& pool() const noexcept;
   stop_order order() const noexcept;
   std::uint64_t id() const noexcept;
   task_status status() const noexcept;
@@ -63,18 +70,25 @@ class PENSTOCK_API task_entry : private runnable {
   /// For the registry: it has an id, and then begins. Waits: never.
   void admitted(std::uint64_t id) noexcept;
   void begin() noexcept;
-  void count_tick(std::uint64_t missed) noexcept;
+  /// Of a periodic task: a tick begins, and counts; its function is called by a worker that has `call` in hand; it is over.
+  void begin_tick() noexcept;
+  void tick_calls(const runnable* call) noexcept;
+  void end_tick() noexcept;
+  void count_missed(std::uint64_t ticks) noexcept;
   /// For a tick that threw; inside a catch block.
   void tick_failed() noexcept;
+  /// For a watchdog: appends it if it may turn out to be stuck, or if `asked_for` holds what runs it. Throws std::bad_alloc.
+  void watch(const std::set<const runnable*>& asked_for, std::vector<watched_call>& calls) const;
 
  protected:
   /// Throws std::bad_alloc.
   explicit task_entry(entry_recipe&& made);
   virtual ~task_entry();
 
-  const scheduler_ptr& pool() const noexcept;
   /// One run is over. `error`: what it threw, or null. `dropped`: its pool has ended. It may be gone when this returns.
   void run_ended(std::exception_ptr error, bool dropped) noexcept;
+  /// What a worker has in hand that is inside the body. To be compared, never followed.
+  virtual const runnable* in_hand() const noexcept { return this; }
 
  private:
   friend class task_wait_operation;
@@ -129,6 +143,7 @@ class PENSTOCK_API coroutine_entry_base : public task_entry {
 
  private:
   void ask(const std::shared_ptr<const cause>& why) noexcept override;
+  const penstock::runnable* in_hand() const noexcept override;
   struct running;
   const std::unique_ptr<running> running_;
 };

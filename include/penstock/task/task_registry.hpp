@@ -131,7 +131,8 @@ class PENSTOCK_API task_registry {
 
   /// Starts a task. `work` is a `penstock::task<T>`; a function that makes one; or a function that returns void and takes
   /// nothing or a std::stop_token. It runs on its pool, never on the caller's stack. What it throws goes to `on_failure`,
-  /// with its name. Its code is destroyed when it has ended, before that is told.
+  /// with its name. Its code is destroyed when it has ended, before that is told. What is there for long takes a stop token, or is
+  /// a coroutine: a function without one has to end by itself, and the watchdog names it when it does not.
   /// Throws std::system_error: `closed` once the registry, the group or the runtime is ending (the work is destroyed unrun);
   /// `invalid_argument` for an empty name, an empty task or function, or a policy out of its range.
   /// Gives a task_handle, or a task_handle_of<T> for a coroutine with a value.
@@ -218,7 +219,7 @@ class PENSTOCK_API task_registry {
   [[noreturn]] static void refuse_empty(std::string_view name);
   static errc errc_of(const std::system_error& refused) noexcept;
   std::string_view owner_name() const noexcept { return owner_ ? std::string_view(*owner_) : std::string_view(); }
-  detail::entry_recipe recipe(std::string_view name, spawn_options&& options, bool is_function, bool once,
+  detail::entry_recipe recipe(std::string_view name, spawn_options&& options, detail::task_body body, bool once,
                               call_site where) const;
   void admit(detail::task_entry* made) const;
   scheduler_ptr completion_pool() const noexcept;
@@ -234,16 +235,18 @@ class PENSTOCK_API task_registry {
     static_assert(!std::is_reference_v<result>, "a background task's value is kept by its handle: return it by value");
     if constexpr (detail::is_task<plain>) {
       static_assert(!std::is_lvalue_reference_v<Work>, "a task is spawned once: spawn(name, std::move(it))");
-      auto once = recipe(name, std::move(options), false, true, where);
+      auto once = recipe(name, std::move(options), detail::task_body::coroutine, true, where);
       if (!work) refuse_empty(name);
       return new detail::coroutine_entry<result>(std::move(once), detail::gives_once<result>(std::move(work)));
     } else if constexpr (detail::makes_task<plain>) {
-      auto made = recipe(name, std::move(options), false, false, where);
+      auto made = recipe(name, std::move(options), detail::task_body::coroutine, false, where);
       if (detail::is_empty_function(work)) refuse_empty(name);
       return new detail::coroutine_entry<result>(std::move(made),
                                                  unique_function<task<result>()>(std::forward<Work>(work)));
     } else {
-      auto made = recipe(name, std::move(options), true, false, where);
+      constexpr auto body = detail::stoppable_function<plain> ? detail::task_body::stoppable_function
+                                                             : detail::task_body::function;
+      auto made = recipe(name, std::move(options), body, false, where);
       if (detail::is_empty_function(work)) refuse_empty(name);
       return new detail::function_entry(std::move(made),
                                         detail::with_stop_token(std::forward<Work>(work)));
