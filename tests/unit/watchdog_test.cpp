@@ -278,13 +278,21 @@ TEST_CASE("a periodic task is named when a tick hangs, with the tick's number an
   CHECK(said.wait_for(what::stuck_task, "sweep", true).sequence == 1);
 }
 
-TEST_CASE("a task that runs on a pool of somebody else's is watched too", "[watchdog]") {
+TEST_CASE("a task that runs on a pool of somebody else's is watched too, however late it begins", "[watchdog]") {
   const time_limit limit;
   sayings said;
   gate release;
+  gate begin;
   const auto apart = penstock::worker_pool::start("apart", worker_pool_options().threads(1));
   penstock::runtime rt(runtime_options().watchdog(said.options()));
+  REQUIRE(apart->post([&] { begin.wait(); }) == penstock::errc::none);
   rt.tasks().spawn("import", penstock::spawn_options().on(apart), [&] { release.wait(); });
+  // Meanwhile the watchdog looks, sees nothing in progress, and would rest if it did not know of the task.
+  std::mutex m;
+  std::condition_variable nobody;
+  std::unique_lock lock(m);
+  nobody.wait_for(lock, 50ms);
+  begin.open();
   const watchdog_report r = said.wait_for(what::stuck_task, "import");
   CHECK(r.pool == "apart");
   CHECK(r.thread.empty());
@@ -354,6 +362,19 @@ TEST_CASE("without a hook the runtime's log is told, in fields", "[watchdog][log
   CHECK_THAT(to_string(line), contains_text("task=import"));
   CHECK_THAT(to_string(line), contains_text("thread=blocking-"));
   release.open();
+}
+
+TEST_CASE("a watchdog and its hook are gone with the runtime, although a handle to a pool outlives it", "[watchdog]") {
+  const time_limit limit;
+  const auto owned = std::make_shared<int>(1);
+  const std::weak_ptr<int> left = owned;
+  penstock::scheduler_ptr pool;
+  {
+    penstock::runtime rt(
+        runtime_options().watchdog(watchdog_options().on_report([kept = std::shared_ptr<int>(owned)](const auto&) {})));
+    pool = rt.pool("default");
+  }
+  CHECK(left.use_count() == 1);
 }
 
 TEST_CASE("two runtimes ask for stacks at once, each of its own threads", "[watchdog]") {
