@@ -19,6 +19,7 @@
 #include <stop_token>
 #include <string>
 #include <utility>
+#include <vector>
 
 using namespace std::chrono_literals;
 
@@ -138,8 +139,13 @@ int run(const choices& chosen) {
 
   // Payments become parcels. With --stuck the door jams at the 100th.
   auto parcels = bus.publisher<parcel_sent>();
+  // What is paid and never gets there is not forgotten: somebody has to pack it by hand.
+  std::vector<std::uint64_t> unpacked;
   auto warehouse = bus.subscribe<payment_taken>(
-      "warehouse", penstock::subscribe_options{}.capacity(32), [&, parcels](const payment_taken& payment) {
+      "warehouse",
+      penstock::subscribe_options{}.capacity(32).on_undelivered<payment_taken>(
+          [&](const payment_taken& payment, const penstock::undelivered&) { unpacked.push_back(payment.order); }),
+      [&, parcels](const payment_taken& payment) {
         if (chosen.stuck && payment.order == 100) door.push();
         parcels.publish({payment.order});
       });
@@ -183,6 +189,11 @@ int run(const choices& chosen) {
   std::printf("failures told: %llu; orders that stay unpaid: %llu; in the books: %llu.%02llu\n",
               static_cast<unsigned long long>(failures.load()), static_cast<unsigned long long>(unpaid.load()),
               static_cast<unsigned long long>(total / 100), static_cast<unsigned long long>(total % 100));
+  if (!unpacked.empty()) {
+    std::printf("paid, and to be packed by hand: %zu orders:", unpacked.size());
+    for (const std::uint64_t order : unpacked) std::printf(" %llu", static_cast<unsigned long long>(order));
+    std::printf("\n");
+  }
   if (!report.stuck.empty()) {
     // A call is still in here and uses what stands on this stack: nothing of it may be destroyed.
     std::fflush(nullptr);

@@ -77,6 +77,8 @@ class bus_core final : public ref_counted<bus_core> {
   }
   void report(const failure& record) noexcept;
   void escalate(subscription_core& failed, const failure* record) noexcept;
+  /// In a catch block: a hook of that subscription's options threw.
+  void hook_threw(const char* hook, const subscription_core& of, std::uint64_t sequence) noexcept;
   std::shared_ptr<const cause> make_cause(cancel_kind kind, std::string_view who, std::string_view reason) noexcept;
   bus_snapshot snapshot();
   /// For the watchdog: what is in progress, and who waits for whom.

@@ -297,9 +297,7 @@ PENSTOCK_CATCHES_FORCED_UNWIND
 lane::fate lane::attempt(const void* payload, call& info) {
   subscription_core& owner = *core;
   try {
-    if (owner.extras_ && owner.extras_->filter.invoke != nullptr &&
-        !owner.extras_->filter.invoke(owner.extras_->filter.target, payload))
-      return fate::filtered;
+    if (owner.extras_ && owner.extras_->filter && !owner.extras_->filter(payload)) return fate::filtered;
     task<void> started;
     if (owner.handler_.is == handler_object::kind::coroutine) {
       long_call& c = *long_;

@@ -275,7 +275,7 @@ class publishing {
         result_(request.count) {}
 
   void offer(subscription_core& member) noexcept {
-    if (!member.has_drop_hook()) {
+    if (!member.tells_publishers()) {
       offer_to(member);
     } else if (member.enter()) {  // else it has ended: not matched
       offer_to(member);

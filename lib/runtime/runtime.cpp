@@ -477,10 +477,16 @@ void runtime::state::perform(const shutdown_actions& actions) {
   }
   if (actions.cancel_calls) {
     const auto why = core->make_cause(cancel_kind::shutdown, "runtime", "the drain ended at its deadline");
+    // First everybody is told; hooks that take discarded events, and may take their time, come afterwards.
+    std::vector<detail::subscription_core::stopping> begun;
+    begun.reserve(ending.size());
     for (const auto& each : ending) {
-      each->stop();
+      begun.push_back(each->begin_stop());
       each->request_stop(why);
-      each->try_reap();
+    }
+    for (std::size_t i = 0; i < ending.size(); ++i) {
+      ending[i]->finish_stop(begun[i]);
+      ending[i]->try_reap();
     }
   }
   if (actions.abandon_calls) {
