@@ -80,7 +80,7 @@ bus_core::bus_core(std::shared_ptr<execution_environment> made, scheduler_ptr de
 
 bus_core::~bus_core() = default;
 
-errc bus_core::admission() const noexcept {
+errc bus_core::admission(cargo what) const noexcept {
   if (fork_.forked()) return errc::forked;
   switch (phase_.load()) {
     case phase::open: return errc::none;
@@ -89,6 +89,7 @@ errc bus_core::admission() const noexcept {
       const bool caused = current != nullptr && (current->kind == exec::context_kind::lane || current->under_delivery);
       return caused ? errc::none : errc::closed;
     }
+    case phase::letters_only: return what == cargo::dead_letters ? errc::none : errc::closed;
     case phase::closed: break;
   }
   return errc::closed;

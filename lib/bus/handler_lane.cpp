@@ -125,9 +125,10 @@ void lane::lost_in_unwinding() noexcept {
 
 void lane::finish(turn_end end) noexcept {
   // When asleep, resting or suspended, somebody else may already run this lane: only the core may be touched.
-  if (end == turn_end::suspended) return;
   subscription_core& owner = *core;
   scheduler& pool = *owner.pool;
+  owner.bus().drain_moved();
+  if (end == turn_end::suspended) return;
   if (end == turn_end::yielded_open) {
     owner.retain();
     pool.schedule_again(*this);

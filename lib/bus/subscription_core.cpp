@@ -223,6 +223,7 @@ bool subscription_core::go_to_sleep(lane& self) noexcept {
 
 void subscription_core::notify_idle() noexcept {
   bus_->look_whether_idle();
+  bus_->drain_moved();
   if (idle_watchers_.load() == 0) return;
   idle_changes_.fetch_add(1);
   sync::unpark_all(&idle_changes_);
@@ -234,7 +235,16 @@ bool subscription_core::at_rest() noexcept {
   return paused() && bus_->draining() && counted.running == 0 && counted.pending == 0;
 }
 
-bool subscription_core::wait_quiescent(steady_time deadline, const std::atomic<bool>* give_up) {
+bool subscription_core::ended_through(std::uint64_t seats) noexcept {
+  const penstock::ledger counted = ledger();
+  if (counted.handled + counted.filtered + counted.failed + counted.evicted + counted.discarded >= seats) {
+    const std::uint64_t oldest = running_sequence();
+    if (oldest == 0 || oldest > seats) return true;
+  }
+  return at_rest();
+}
+
+bool subscription_core::wait_quiescent(steady_time deadline) {
   struct watcher {
     sync::atomic<std::uint32_t>& count;
     explicit watcher(sync::atomic<std::uint32_t>& counted) noexcept : count(counted) { count.fetch_add(1); }
@@ -243,7 +253,6 @@ bool subscription_core::wait_quiescent(steady_time deadline, const std::atomic<b
   for (;;) {
     const std::uint32_t seen = idle_changes_.load();
     if (at_rest()) return true;
-    if (give_up != nullptr && give_up->load()) return false;
     if (!sync::park(idle_changes_, seen, deadline)) return at_rest();
   }
 }

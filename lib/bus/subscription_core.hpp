@@ -115,8 +115,11 @@ class subscription_core final : public ref_counted<subscription_core> {
   penstock::ledger ledger() noexcept;
   /// Nothing is queued, running or pending, or it is paused and the bus is draining.
   bool at_rest() noexcept;
+  /// Whether the events of the first `seats` seats have ended, or it is at rest. With several calls at once it may say so an
+  /// instant early, while a lane has an event in hand and has not noted which.
+  bool ended_through(std::uint64_t seats) noexcept;
   /// Waits until it is at rest. False: the deadline passed.
-  bool wait_quiescent(steady_time deadline, const std::atomic<bool>* give_up = nullptr);
+  bool wait_quiescent(steady_time deadline);
   void notify_idle() noexcept;
   /// The oldest call in progress, or 0.
   std::uint64_t running_sequence() const noexcept;

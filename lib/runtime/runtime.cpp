@@ -504,7 +504,7 @@ bool runtime::state::wait_for(shutdown_phase phase, steady_time deadline) {
     case shutdown_phase::open:
     case shutdown_phase::done: break;
     case shutdown_phase::stopping_tasks: return registry->wait_none(stop_order::stop_first, deadline, give_up);
-    case shutdown_phase::draining: return core->wait_idle(deadline, &give_up);
+    case shutdown_phase::draining: return core->wait_drained(deadline, give_up);
     case shutdown_phase::closing:
     case shutdown_phase::cancelling: {
       bool all = true;
@@ -567,6 +567,7 @@ shutdown_report runtime::state::finish() {
   const steady_time soon = deadline_after(now, at_once);
   made.abandoned_workers = stop_pools(deadline > soon ? deadline : soon);
   for (const auto& each : ending) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
+  made.loop = core->loop();
   made.tasks.counts = registry->counts();
   made.elapsed = time.now() - began;
   return made;
