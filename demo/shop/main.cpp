@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -44,6 +45,7 @@ struct choices {
   unsigned orders_per_second = 200;
   double deadline = 5;
   bool stuck = false;
+  std::string snapshot_file;
 };
 
 // --- the world outside, which fails now and then -----------------------------------------------------------------------
@@ -108,6 +110,11 @@ void customers(const penstock::publisher<order_placed>& orders, unsigned per_sec
 // --- the shop ----------------------------------------------------------------------------------------------------------
 
 int run(const choices& chosen) {
+  std::ofstream states;  // outlives the runtime whose tasks write to it
+  if (!chosen.snapshot_file.empty()) {
+    states.open(chosen.snapshot_file);
+    if (!states) throw std::runtime_error(chosen.snapshot_file + " cannot be written");
+  }
   std::atomic<std::uint64_t> failures{0}, told{0};
   penstock::runtime rt(penstock::runtime_options{}
                            .shutdown_within(std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -175,6 +182,7 @@ int run(const choices& chosen) {
                  std::chrono::duration<double>(rt.time().now() - opened).count(),
                  static_cast<unsigned long long>(charging.ledger().offered),
                  static_cast<unsigned long long>(mail.ledger().handled), to_string(mail.state()));
+    if (states.is_open()) states << penstock::to_json(rt.snapshot(), penstock::json_form::line) << std::endl;
   });
   penstock::timer closing_time(rt.pool("default"), std::chrono::duration<double>(chosen.seconds));
   const auto close_up = [](const penstock::timer& at, penstock::runtime& of) -> penstock::task<void> {
@@ -217,6 +225,7 @@ int main(int argc, char** argv) {
   app.add_option("--deadline", chosen.deadline, "seconds the shutdown may take")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
+  app.add_option("--snapshot-file", chosen.snapshot_file, "a line of JSON each half second: pools, tasks and bus");
   app.add_flag("--stuck", chosen.stuck, "the warehouse's door jams at the 100th order, for good");
   try {
     app.parse(argc, argv);

@@ -8,6 +8,7 @@
 #include "sync/parker.hpp"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 namespace penstock::detail {
@@ -17,7 +18,7 @@ drain_watch::drain_watch(std::vector<ref_ptr<subscription_core>> all) : all_(std
 }
 
 bool drain_watch::all_at_rest() noexcept {
-  for (int rounds = 0; rounds < 2; ++rounds) {
+  for (int rounds = 0; rounds < 3; ++rounds) {  // the rest of one, and two whole ones
     for (; rest_at_ < all_.size(); ++rest_at_) {
       if (!all_[rest_at_]->at_rest()) {
         rest_whole_ = false;
@@ -58,36 +59,36 @@ std::vector<std::string> drain_watch::fed() const {
 }
 
 std::vector<std::string> find_loop(const std::vector<ref_ptr<subscription_core>>& all, const feeding_edges& edges) {
-  const std::size_t none = all.size();
-  const auto feeds = [&](std::size_t from, std::size_t to) {
-    return edges.count({all[from].get(), &all[to]->topic()}) != 0;
-  };
-  std::vector<std::size_t> shortest;
-  for (std::size_t start = 0; start < all.size(); ++start) {
-    // Breadth first from `start` until somebody feeds it.
+  std::vector<const subscription_core*> feeders;  // nobody else can be in a ring
+  for (const auto& each : all) {
+    const auto first = edges.lower_bound({each.get(), nullptr});
+    if (first != edges.end() && first->first == each.get()) feeders.push_back(each.get());
+  }
+  std::map<const topic*, std::vector<std::size_t>> members;
+  for (std::size_t i = 0; i < feeders.size(); ++i) members[&feeders[i]->topic()].push_back(i);
+  constexpr auto none = static_cast<std::size_t>(-1);
+  for (std::size_t start = 0; start < feeders.size(); ++start) {
+    // Breadth first, until somebody feeds `start`.
     std::vector<std::size_t> reached{start};
-    std::vector<std::size_t> fed_by(all.size(), none);
-    std::size_t last = none;
-    for (std::size_t i = 0; i < reached.size() && last == none; ++i) {
-      if (feeds(reached[i], start)) {
-        last = reached[i];
-        break;
-      }
-      for (std::size_t to = 0; to < all.size(); ++to) {
-        if (to == start || fed_by[to] != none || !feeds(reached[i], to)) continue;
-        fed_by[to] = reached[i];
-        reached.push_back(to);
+    std::vector<std::size_t> fed_by(feeders.size(), none);
+    for (std::size_t i = 0; i < reached.size(); ++i) {
+      const subscription_core* feeder = feeders[reached[i]];
+      for (auto edge = edges.lower_bound({feeder, nullptr}); edge != edges.end() && edge->first == feeder; ++edge) {
+        for (const std::size_t to : members[edge->second]) {
+          if (to == start) {
+            std::vector<std::string> names;
+            for (std::size_t at = reached[i]; at != none; at = fed_by[at]) names.push_back(feeders[at]->name);
+            std::reverse(names.begin(), names.end());
+            return names;
+          }
+          if (fed_by[to] != none) continue;
+          fed_by[to] = reached[i];
+          reached.push_back(to);
+        }
       }
     }
-    if (last == none) continue;
-    std::vector<std::size_t> ring;
-    for (std::size_t at = last; at != none; at = fed_by[at]) ring.push_back(at);
-    std::reverse(ring.begin(), ring.end());
-    if (shortest.empty() || ring.size() < shortest.size()) shortest = std::move(ring);
   }
-  std::vector<std::string> names;
-  for (const std::size_t each : shortest) names.push_back(all[each]->name);
-  return names;
+  return {};
 }
 
 // --- the bus's part ----------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class drain_watch {
 /// Who published to which topic: guarded by the bus.
 using feeding_edges = std::set<std::pair<const subscription_core*, const topic*>>;
 
-/// The names along a shortest ring of `edges`, the first one once; empty: there is none.
+/// The names along a ring of `edges`, of those that are subscribed first the shortest; empty: there is none.
 std::vector<std::string> find_loop(const std::vector<ref_ptr<subscription_core>>& all, const feeding_edges& edges);
 
 }  // namespace penstock::detail

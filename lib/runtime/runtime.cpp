@@ -340,6 +340,24 @@ scheduler_ptr runtime::pool(std::string_view name) const {
                               "; add it with runtime_options::pool");
 }
 
+runtime_snapshot runtime::snapshot() const {
+  state& s = *state_;
+  runtime_snapshot seen;
+  if (s.core->forked()) {
+    seen.phase = "forked";
+    return seen;
+  }
+  {
+    lock_guard lock(s.m);
+    seen.phase = to_string(s.machine.phase());
+  }
+  for (const auto& [name, pool] : s.pools)
+    if (const auto* workers = dynamic_cast<const worker_pool*>(pool.get())) seen.pools.push_back(workers->snapshot());
+  seen.tasks = s.tasks->snapshot();
+  seen.bus = s.core->snapshot();
+  return seen;
+}
+
 const clock& runtime::time() const noexcept { return state_->environment->time(); }
 std::uint64_t runtime::lost_log_records() const noexcept { return state_->lines->lost(); }
 
