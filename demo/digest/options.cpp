@@ -41,7 +41,7 @@ A symbolic link is followed when it is itself a PATH, others only with --follow-
                            the last line says what became of all of them
   --overflow POLICY        what happens when the steps come faster than they are written, and --capacity of them wait:
                            block (the default: the stages wait), fail, drop_newest, drop_oldest or latest (one waits)
-  --snapshot-every TIME    write the state of the bus as a line of JSON every so often, 10ms to 24h
+  --snapshot-every TIME    write pools, tasks and bus as a line of JSON every so often, 10ms to 24h
   --snapshot-file FILE     where to, instead of standard error
   --deadline TIME          how long the orderly end may take; default: as long as it needs, 2s after Ctrl-C
   --quiet                  no progress and no notes, only errors

@@ -375,7 +375,7 @@ penstock::shutdown_report pipeline::shutdown(std::chrono::nanoseconds limit, std
 }
 
 void pipeline::take_snapshots(std::chrono::nanoseconds period, snapshot_sink& sink) {
-  snapshot_every(period, runtime_.bus(), runtime_.pool("default"), sink);
+  snapshot_every(period, runtime_, runtime_.pool("default"), sink);
 }
 
 std::string pipeline::description() const {

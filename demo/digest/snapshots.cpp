@@ -1,10 +1,8 @@
-// The bus as it is now, again and again, as lines of JSON.
+// The runtime as it is now, again and again, as lines of JSON.
 // Floor 9, room demo.
 #include "snapshots.hpp"
 
 #include "report.hpp"
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <exception>
@@ -13,13 +11,11 @@
 
 namespace digest {
 
-void snapshot_sink::write(const penstock::bus_snapshot& seen) noexcept {
-  using json = nlohmann::ordered_json;
+void snapshot_sink::write(const penstock::runtime_snapshot& seen) noexcept {
   try {
-    // to_json is for people, on many lines; one line each is for programs that follow.
-    const json line = {{"since_start_ms", milliseconds(std::chrono::steady_clock::now() - started_)},
-                       {"bus", json::parse(penstock::to_json(seen))}};
-    const std::string text = line.dump(-1, ' ', false, json::error_handler_t::replace);
+    const std::string json = penstock::to_json(seen, penstock::json_form::line);
+    const double since = milliseconds(std::chrono::steady_clock::now() - started_);
+    const std::string text = "{\"since_start_ms\":" + std::to_string(since) + "," + json.substr(1);
     if (file_ == nullptr) {
       console_.line(text);
       return;
@@ -33,23 +29,23 @@ void snapshot_sink::write(const penstock::bus_snapshot& seen) noexcept {
 
 namespace {
 
-penstock::task<void> take_snapshots(std::chrono::nanoseconds period, penstock::event_bus bus,
+penstock::task<void> take_snapshots(std::chrono::nanoseconds period, const penstock::runtime& of,
                                     penstock::scheduler_ptr pool, snapshot_sink& sink) {
   penstock::timer tick(std::move(pool), period);
   for (;;) {
     const bool came = co_await tick.async_wait();
     if (!came) co_return;
-    sink.write(bus.snapshot());
+    sink.write(of.snapshot());
     tick.expires_at(std::max(tick.expiry() + period, std::chrono::steady_clock::now()));
   }
 }
 
 }  // namespace
 
-void snapshot_every(std::chrono::nanoseconds period, const penstock::event_bus& bus,
-                    const penstock::scheduler_ptr& pool, snapshot_sink& sink) {
+void snapshot_every(std::chrono::nanoseconds period, const penstock::runtime& of, const penstock::scheduler_ptr& pool,
+                    snapshot_sink& sink) {
   // It ends with its pool, and has nothing to tell then.
-  penstock::start_task(pool, take_snapshots(period, bus, pool, sink), [](penstock::outcome<void>&&) noexcept {});
+  penstock::start_task(pool, take_snapshots(period, of, pool, sink), [](penstock::outcome<void>&&) noexcept {});
 }
 
 }  // namespace digest

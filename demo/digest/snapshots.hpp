@@ -1,4 +1,4 @@
-// The bus as it is now, again and again, as lines of JSON.
+// The runtime as it is now, again and again, as lines of JSON.
 // Floor 9, room demo.
 #pragma once
 
@@ -11,12 +11,12 @@
 
 namespace digest {
 
-/// Where snapshots go: a file, or standard error. Outlives the runtime whose bus it shows.
+/// Where snapshots go: a file, or standard error. Outlives the runtime that it shows.
 class snapshot_sink {
  public:
   /// `file` may be null: standard error.
   snapshot_sink(line_file* file, console& terminal) noexcept : file_(file), console_(terminal) {}
-  void write(const penstock::bus_snapshot& seen) noexcept;
+  void write(const penstock::runtime_snapshot& seen) noexcept;
 
  private:
   line_file* const file_;
@@ -24,9 +24,9 @@ class snapshot_sink {
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
 };
 
-/// Hands a snapshot to `sink` every `period` until `pool` ends: a task on a timer of the library, and no thread that
+/// Hands a snapshot to `sink` every `period` until `pool`, which is that runtime's, ends: a task on a timer of the library, and no thread that
 /// sleeps. A period that passed while the last snapshot was being written is left out.
-void snapshot_every(std::chrono::nanoseconds period, const penstock::event_bus& bus,
-                    const penstock::scheduler_ptr& pool, snapshot_sink& sink);
+void snapshot_every(std::chrono::nanoseconds period, const penstock::runtime& of, const penstock::scheduler_ptr& pool,
+                    snapshot_sink& sink);
 
 }  // namespace digest

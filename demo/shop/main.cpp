@@ -13,12 +13,14 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <stop_token>
 #include <string>
 #include <utility>
+#include <vector>
 
 using namespace std::chrono_literals;
 
@@ -43,6 +45,7 @@ struct choices {
   unsigned orders_per_second = 200;
   double deadline = 5;
   bool stuck = false;
+  std::string snapshot_file;
 };
 
 // --- the world outside, which fails now and then -----------------------------------------------------------------------
@@ -107,6 +110,11 @@ void customers(const penstock::publisher<order_placed>& orders, unsigned per_sec
 // --- the shop ----------------------------------------------------------------------------------------------------------
 
 int run(const choices& chosen) {
+  std::ofstream states;  // outlives the runtime whose tasks write to it
+  if (!chosen.snapshot_file.empty()) {
+    states.open(chosen.snapshot_file);
+    if (!states) throw std::runtime_error(chosen.snapshot_file + " cannot be written");
+  }
   std::atomic<std::uint64_t> failures{0}, told{0};
   penstock::runtime rt(penstock::runtime_options{}
                            .shutdown_within(std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -138,8 +146,13 @@ int run(const choices& chosen) {
 
   // Payments become parcels. With --stuck the door jams at the 100th.
   auto parcels = bus.publisher<parcel_sent>();
+  // What is paid and never gets there is not forgotten: somebody has to pack it by hand.
+  std::vector<std::uint64_t> unpacked;
   auto warehouse = bus.subscribe<payment_taken>(
-      "warehouse", penstock::subscribe_options{}.capacity(32), [&, parcels](const payment_taken& payment) {
+      "warehouse",
+      penstock::subscribe_options{}.capacity(32).on_undelivered<payment_taken>(
+          [&](const payment_taken& payment, const penstock::undelivered&) { unpacked.push_back(payment.order); }),
+      [&, parcels](const payment_taken& payment) {
         if (chosen.stuck && payment.order == 100) door.push();
         parcels.publish({payment.order});
       });
@@ -169,6 +182,7 @@ int run(const choices& chosen) {
                  std::chrono::duration<double>(rt.time().now() - opened).count(),
                  static_cast<unsigned long long>(charging.ledger().offered),
                  static_cast<unsigned long long>(mail.ledger().handled), to_string(mail.state()));
+    if (states.is_open()) states << penstock::to_json(rt.snapshot(), penstock::json_form::line) << std::endl;
   });
   penstock::timer closing_time(rt.pool("default"), std::chrono::duration<double>(chosen.seconds));
   const auto close_up = [](const penstock::timer& at, penstock::runtime& of) -> penstock::task<void> {
@@ -183,6 +197,11 @@ int run(const choices& chosen) {
   std::printf("failures told: %llu; orders that stay unpaid: %llu; in the books: %llu.%02llu\n",
               static_cast<unsigned long long>(failures.load()), static_cast<unsigned long long>(unpaid.load()),
               static_cast<unsigned long long>(total / 100), static_cast<unsigned long long>(total % 100));
+  if (!unpacked.empty()) {
+    std::printf("paid, and to be packed by hand: %zu orders:", unpacked.size());
+    for (const std::uint64_t order : unpacked) std::printf(" %llu", static_cast<unsigned long long>(order));
+    std::printf("\n");
+  }
   if (!report.stuck.empty()) {
     // A call is still in here and uses what stands on this stack: nothing of it may be destroyed.
     std::fflush(nullptr);
@@ -206,6 +225,7 @@ int main(int argc, char** argv) {
   app.add_option("--deadline", chosen.deadline, "seconds the shutdown may take")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
+  app.add_option("--snapshot-file", chosen.snapshot_file, "a line of JSON each half second: pools, tasks and bus");
   app.add_flag("--stuck", chosen.stuck, "the warehouse's door jams at the 100th order, for good");
   try {
     app.parse(argc, argv);

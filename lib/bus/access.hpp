@@ -8,7 +8,10 @@
 #include <penstock/bus/subscribe_options.hpp>
 #include <penstock/bus/subscription.hpp>
 #include <penstock/bus/topic.hpp>
+#include <penstock/bus/undelivered.hpp>
 
+#include <cstdint>
+#include <string_view>
 #include <utility>
 
 namespace penstock {
@@ -27,6 +30,14 @@ class call_access {
   static void next_attempt(call& info) noexcept { ++info.attempt_; }
 };
 
+class undelivered_access {
+ public:
+  static undelivered make(std::string_view subscription, undelivered_reason reason, std::uint64_t sequence,
+                          unsigned attempt, steady_time published) noexcept {
+    return undelivered(subscription, reason, sequence, attempt, published);
+  }
+};
+
 class subscribe_options_access {
  public:
   static std::size_t capacity(const subscribe_options& o) noexcept { return o.capacity_; }
@@ -35,8 +46,9 @@ class subscribe_options_access {
   static unsigned concurrency(const subscribe_options& o) noexcept { return o.concurrency_; }
   static std::size_t max_parked(const subscribe_options& o) noexcept { return o.max_parked_; }
   static const scheduler_ptr& pool(const subscribe_options& o) noexcept { return o.pool_; }
-  static detail::drop_hook& hook(subscribe_options& o) noexcept { return o.drop_hook_; }
-  static detail::filter_object& filter(subscribe_options& o) noexcept { return o.filter_; }
+  static detail::drop_hook& on_drop(subscribe_options& o) noexcept { return o.on_drop_; }
+  static detail::undelivered_hook& on_undelivered(subscribe_options& o) noexcept { return o.on_undelivered_; }
+  static detail::event_filter& filter(subscribe_options& o) noexcept { return o.filter_; }
   static bool retries(const subscribe_options& o) noexcept { return o.retries_; }
   static const retry_policy& retry(const subscribe_options& o) noexcept { return o.retry_; }
   static const failure_policy& failure(const subscribe_options& o) noexcept { return o.failure_; }

@@ -80,7 +80,7 @@ bus_core::bus_core(std::shared_ptr<execution_environment> made, scheduler_ptr de
 
 bus_core::~bus_core() = default;
 
-errc bus_core::admission() const noexcept {
+errc bus_core::admission(cargo what) const noexcept {
   if (fork_.forked()) return errc::forked;
   switch (phase_.load()) {
     case phase::open: return errc::none;
@@ -89,6 +89,7 @@ errc bus_core::admission() const noexcept {
       const bool caused = current != nullptr && (current->kind == exec::context_kind::lane || current->under_delivery);
       return caused ? errc::none : errc::closed;
     }
+    case phase::letters_only: return what == cargo::dead_letters ? errc::none : errc::closed;
     case phase::closed: break;
   }
   return errc::closed;
@@ -170,10 +171,6 @@ struct bus_core::joining {
       : bus(owner), topic(std::move(joined)), handler(given) {}
   ~joining() {
     if (handler.target != nullptr) handler.destroy(handler.target);
-    if (extras) {
-      if (extras->drop.target != nullptr) extras->drop.destroy(extras->drop.target);
-      if (extras->filter.target != nullptr) extras->filter.destroy(extras->filter.target);
-    }
     if (topic) bus.drop_topic(*topic);
   }
   joining(const joining&) = delete;
@@ -209,15 +206,14 @@ struct bus_core::joining {
       case overflow::latest: config.policy = sync::full_policy::drop_oldest; break;
     }
     extras = std::make_unique<call_extras>();
-    drop_hook& hook = subscribe_options_access::hook(options);
-    filter_object& filter = subscribe_options_access::filter(options);
-    const auto is_of_this_event = [&](const std::type_info* of) { return event.mangled == of->name(); };
-    if (hook.invoke != nullptr && !is_of_this_event(hook.event))
-      refuse(errc::event_type_mismatch, shown + ": on_drop is for another event than " + event.name);
-    if (filter.invoke != nullptr && !is_of_this_event(filter.event))
-      refuse(errc::event_type_mismatch, shown + ": filter is for another event than " + event.name);
-    extras->drop = std::exchange(hook, {});
-    extras->filter = std::exchange(filter, {});
+    const auto take = [&](auto& given, auto& to, const char* what) {
+      if (given && event.mangled != given.event()->name())
+        refuse(errc::event_type_mismatch, shown + ": " + what + " is for another event than " + event.name);
+      to = std::move(given);
+    };
+    take(subscribe_options_access::on_drop(options), extras->on_drop, "on_drop");
+    take(subscribe_options_access::on_undelivered(options), extras->on_undelivered, "on_undelivered");
+    take(subscribe_options_access::filter(options), extras->filter, "filter");
   }
 };
 
@@ -241,7 +237,7 @@ ref_ptr<subscription_core> bus_core::join(joining& made) {
   made.recipe.topic = made.topic;
   if (made.extras && !made.extras->needed()) made.extras.reset();
   auto core = ref_ptr<subscription_core>::adopt(
-      new subscription_core(std::move(made.recipe), made.config, made.handler, made.extras));
+      new subscription_core(std::move(made.recipe), made.config, made.handler, std::move(made.extras)));
   made.topic = {};  // from here on `forget` drops it
   const bool elsewhere = runs_elsewhere(*core);
   {
@@ -401,6 +397,12 @@ void bus_core::escalate(subscription_core& failed, const failure* record) noexce
     const exception_record thrown = describe_current_exception();
     tell_hook_threw(hooks_.hook_threw, {.hook = "on_escalate", .subscription = failed.name, .thrown = thrown});
   }
+}
+
+void bus_core::hook_threw(const char* hook, const subscription_core& of, std::uint64_t sequence) noexcept {
+  const exception_record thrown = describe_current_exception();
+  tell_hook_threw(hooks_.hook_threw,
+                  {.hook = hook, .subscription = of.name, .event = of.event(), .sequence = sequence, .thrown = thrown});
 }
 
 std::shared_ptr<const cause> bus_core::make_cause(cancel_kind kind, std::string_view who, std::string_view reason) noexcept {

@@ -6,6 +6,7 @@
 #include "base/hook_problem.hpp"
 #include "base/mutex.hpp"
 #include "base/ref_count.hpp"
+#include "bus/drain.hpp"
 #include "bus/subscription_core.hpp"
 #include "bus/topic.hpp"
 #include "exec/watched.hpp"
@@ -41,8 +42,10 @@ class bus_core final : public ref_counted<bus_core> {
   bus_core(std::shared_ptr<execution_environment> environment, scheduler_ptr default_pool, bus_hooks hooks);
   ~bus_core();
 
-  /// none, or why no publish is taken: forked, closed; during a shutdown's drain only what handlers publish is.
-  errc admission() const noexcept;
+  /// none, or why no publish is taken: forked, closed; during a shutdown's drain only what handlers publish is, and when they
+  /// have fed each other for too long only dead letters.
+  enum class cargo : std::uint8_t { events, dead_letters };
+  errc admission(cargo what = cargo::events) const noexcept;
   bool forked() const noexcept { return fork_.forked(); }
 
   /// `options` may be null: the type's own topic. Throws std::system_error.
@@ -64,7 +67,19 @@ class bus_core final : public ref_counted<bus_core> {
   void forget(subscription_core& ended) noexcept;
   std::vector<ref_ptr<subscription_core>> subscriptions();
 
-  bool wait_idle(steady_time deadline, const std::atomic<bool>* give_up = nullptr);
+  bool wait_idle(steady_time deadline);
+  /// Of a shutdown whose intake is closed: until all are at rest. When events have caused events for `most_generations`, it
+  /// closes for handlers too, and goes on. False: the deadline passed. Throws std::bad_alloc.
+  bool wait_drained(steady_time deadline, const std::atomic<bool>& give_up);
+  /// A lane's turn has ended, or something has come to rest.
+  void drain_moved() noexcept {
+    if (drain_watchers_.load() != 0) wake_drain();
+  }
+  /// For a publish that has been admitted.
+  bool traces_feeding() const noexcept { return traces_feeding_.load(std::memory_order_relaxed); }
+  void note_feeding(const topic& fed) noexcept;
+  /// Who fed whom in the drain that had to be cut, by name; empty: none had.
+  std::vector<std::string> loop();
   /// Whoever waits looks again, at `give_up` among others.
   void wake_waiters() noexcept;
   /// Whether everything is at rest at some instant of this call.
@@ -77,6 +92,8 @@ class bus_core final : public ref_counted<bus_core> {
   }
   void report(const failure& record) noexcept;
   void escalate(subscription_core& failed, const failure* record) noexcept;
+  /// In a catch block: a hook of that subscription's options threw.
+  void hook_threw(const char* hook, const subscription_core& of, std::uint64_t sequence) noexcept;
   std::shared_ptr<const cause> make_cause(cancel_kind kind, std::string_view who, std::string_view reason) noexcept;
   bus_snapshot snapshot();
   /// For the watchdog: what is in progress, and who waits for whom.
@@ -104,7 +121,7 @@ class bus_core final : public ref_counted<bus_core> {
   const scheduler_ptr& default_pool() const noexcept { return default_pool_; }
 
  private:
-  enum class phase : std::uint8_t { open, handlers_only, closed };
+  enum class phase : std::uint8_t { open, handlers_only, letters_only, closed };
 
   const fork_mark fork_;
   const scheduler_ptr default_pool_;
@@ -113,6 +130,9 @@ class bus_core final : public ref_counted<bus_core> {
   std::atomic<std::int64_t> drain_deadline_{no_deadline.time_since_epoch().count()};
   std::atomic<std::uint32_t> idle_watchers_count_{0};
   std::atomic<std::uint32_t> elsewhere_{0};  // how many subscriptions there are that run where no pool rings
+  std::atomic<std::uint32_t> drain_watchers_{0};
+  sync::atomic<std::uint32_t> drain_changes_{0};  // moves when the drain's watcher has to look again
+  std::atomic<bool> traces_feeding_{false};
 
   struct joining;
   bool runs_elsewhere(const subscription_core& core) const noexcept;
@@ -120,6 +140,12 @@ class bus_core final : public ref_counted<bus_core> {
   void check_joining(const std::string& shown, std::string_view name) const;
   ref_ptr<subscription_core> join(joining& made);
   void tell_if_idle() noexcept;
+  void wake_drain() noexcept;
+  void cut_loop(const drain_watch& drain);
+
+  mutex feeding_m_;  // protects what follows; taken with no other lock held
+  feeding_edges feeding_ PENSTOCK_GUARDED_BY(feeding_m_);
+  std::vector<std::string> loop_ PENSTOCK_GUARDED_BY(feeding_m_);
 
   mutex idle_m_;  // protects idle_watchers_; taken with no other lock held
   idle_operation* idle_watchers_ PENSTOCK_GUARDED_BY(idle_m_) = nullptr;

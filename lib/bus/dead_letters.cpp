@@ -52,6 +52,7 @@ void bury(subscription_core& failed, const void* payload, const letter_of_failur
     request.events = &made;
     request.count = 1;
     request.wait = letter.wait;
+    request.dead_letter = true;
     // Caused by the event that failed, wherever that is found out: a drain takes it.
     const exec::context* current = exec::current_context();
     exec::context caused = current != nullptr ? *current : exec::context{exec::context_kind::reader};

@@ -125,9 +125,10 @@ void lane::lost_in_unwinding() noexcept {
 
 void lane::finish(turn_end end) noexcept {
   // When asleep, resting or suspended, somebody else may already run this lane: only the core may be touched.
-  if (end == turn_end::suspended) return;
   subscription_core& owner = *core;
   scheduler& pool = *owner.pool;
+  owner.bus().drain_moved();
+  if (end == turn_end::suspended) return;
   if (end == turn_end::yielded_open) {
     owner.retain();
     pool.schedule_again(*this);
@@ -297,9 +298,7 @@ PENSTOCK_CATCHES_FORCED_UNWIND
 lane::fate lane::attempt(const void* payload, call& info) {
   subscription_core& owner = *core;
   try {
-    if (owner.extras_ && owner.extras_->filter.invoke != nullptr &&
-        !owner.extras_->filter.invoke(owner.extras_->filter.target, payload))
-      return fate::filtered;
+    if (owner.extras_ && owner.extras_->filter && !owner.extras_->filter(payload)) return fate::filtered;
     task<void> started;
     if (owner.handler_.is == handler_object::kind::coroutine) {
       long_call& c = *long_;

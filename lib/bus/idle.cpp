@@ -7,16 +7,17 @@
 
 namespace penstock::detail {
 
-// Two rounds in which everybody was at rest and nobody had been offered anything in between: then there was an instant
-// at which all were at rest.
 void bus_core::wake_waiters() noexcept {
   try {
+    drain_moved();
     for (const auto& each : subscriptions()) each->wake_waiters();
   } catch (...) {  // no memory for the list: they look at their deadlines
   }
 }
 
-bool bus_core::wait_idle(steady_time deadline, const std::atomic<bool>* give_up) {
+// Two rounds in which everybody was at rest and nobody had been offered anything in between: then there was an instant
+// at which all were at rest.
+bool bus_core::wait_idle(steady_time deadline) {
   if (forked()) return false;
   const bool may_wait = exec::may_wait_here();
   std::uint64_t before = 0;
@@ -26,7 +27,7 @@ bool bus_core::wait_idle(steady_time deadline, const std::atomic<bool>* give_up)
     for (const auto& each : subscriptions()) {
       if (!each->at_rest()) {
         waited = true;
-        if (!may_wait || !each->wait_quiescent(deadline, give_up)) return false;
+        if (!may_wait || !each->wait_quiescent(deadline)) return false;
       }
       offered += each->ledger().offered;
     }

@@ -275,7 +275,7 @@ class publishing {
         result_(request.count) {}
 
   void offer(subscription_core& member) noexcept {
-    if (!member.has_drop_hook()) {
+    if (!member.tells_publishers()) {
       offer_to(member);
     } else if (member.enter()) {  // else it has ended: not matched
       offer_to(member);
@@ -490,7 +490,9 @@ std::int64_t topic::published_now() const noexcept {
 }
 
 publish_result topic::publish(const publish_request& request) {
-  if (const errc refused = bus_->admission(); refused != errc::none) return publish_result(refused);
+  const auto cargo = request.dead_letter ? bus_core::cargo::dead_letters : bus_core::cargo::events;
+  if (const errc refused = bus_->admission(cargo); refused != errc::none) return publish_result(refused);
+  if (bus_->traces_feeding()) bus_->note_feeding(*this);
   snapshot& seen = enter();
   if (seen.count == 0) {
     leave(seen);

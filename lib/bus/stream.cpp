@@ -181,6 +181,12 @@ void stream_core::try_now(receive_operation& reader) noexcept {
   if (owner_.channel.draining()) owner_.close_gate_if_drained();
 }
 
+/// It was back in line, or would be, and will not be delivered again. Inside the gate.
+void stream_core::discard(delivery_base& held) noexcept {
+  owner_.tell_undelivered(held.payload(), held.sequence_, held.attempt_, held.published_);
+  let_go(held);
+}
+
 /// The event is nobody's any more.
 void stream_core::let_go(delivery_base& held) noexcept {
   if (void* block = std::exchange(held.block_, nullptr)) release_block(block);
@@ -232,7 +238,8 @@ errc stream_core::put_back(delivery_base& held, bool another_attempt) noexcept {
   if (another_attempt) {
     if (owner_.channel.stopped()) {  // after close it will not begin again
       const auto keep = ref_ptr<subscription_core>::adopt(held.core_);
-      let_go(held);
+      ++held.attempt_;
+      discard(held);
       {
         lock_guard lock(m_);
         ++counts_.discarded;
@@ -279,7 +286,7 @@ errc stream_core::put_back(delivery_base& held, bool another_attempt) noexcept {
   }
   if (discarded != nullptr) {
     const auto once = ref_ptr<subscription_core>::adopt(discarded->event.core_);
-    let_go(discarded->event);
+    discard(discarded->event);
     delete discarded;
     owner_.leave_gate();
   }
@@ -297,7 +304,7 @@ void stream_core::discard_returned() noexcept {
   while (all != nullptr) {
     returned_event* each = std::exchange(all, all->next);
     const auto once = ref_ptr<subscription_core>::adopt(each->event.core_);
-    let_go(each->event);
+    discard(each->event);
     delete each;
     owner_.leave_gate();
   }

@@ -60,6 +60,7 @@ class stream_core {
   void push_front_locked(receive_operation& reader) noexcept PENSTOCK_REQUIRES(m_);
   void push_back_locked(receive_operation& reader) noexcept PENSTOCK_REQUIRES(m_);
   void remove_locked(receive_operation& reader) noexcept PENSTOCK_REQUIRES(m_);
+  void discard(delivery_base& held) noexcept;
   void let_go(delivery_base& held) noexcept;
 
   subscription_core& owner_;

@@ -7,6 +7,8 @@
 #include "exec/context.hpp"
 #include "sync/parker.hpp"
 
+#include <chrono>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -48,15 +50,36 @@ void stop_request::ask(std::shared_ptr<const cause> why) noexcept {
   if (std::stop_source* made = source_.load()) made->request_stop();
 }
 
+namespace {
+
+/// With the one who is told of discarded events, if anybody asks.
+sync::channel::config listening(sync::channel::config made, subscription_core& core,
+                                const call_extras* extras) noexcept {
+  if (extras == nullptr || !extras->on_undelivered) return made;
+  made.listener.owner = &core;
+  made.listener.discarded = [](void* owner, const std::byte* payload, std::uint64_t sequence,
+                               const sync::seat_stamp& stamp) noexcept {
+    auto& told = *static_cast<subscription_core*>(owner);
+    alignas(largest_in_place_align) std::byte aligned[largest_in_place];
+    std::memcpy(aligned, payload, told.channel.payload_bytes());
+    const void* event = aligned;
+    if (told.channel.blocks()) std::memcpy(&event, aligned, sizeof event);
+    told.tell_undelivered(event, sequence, 1, steady_time(std::chrono::nanoseconds(stamp.published)));
+  };
+  return made;
+}
+
+}  // namespace
+
 // --- the core ----------------------------------------------------------------------------------------------------------
 
 subscription_core::subscription_core(recipe&& made, const sync::channel::config& config, handler_object& handler,
-                                     std::unique_ptr<call_extras>& extras)
+                                     std::unique_ptr<call_extras> extras)
     : name(std::move(made.name)),
       file(made.file),
       line(made.line),
       max_parked(static_cast<std::uint32_t>(made.max_parked)),
-      channel(config),
+      channel(listening(config, *this, extras.get())),
       id(made.id),
       pool(std::move(made.pool)),
       bus_(std::move(made.bus)),
@@ -70,15 +93,9 @@ subscription_core::subscription_core(recipe&& made, const sync::channel::config&
     lanes_[i].next_sleeping = sleepers_;
     sleepers_ = &lanes_[i];
   }
-  try {
-    if (concurrency_ == 0)
-      stream_ = std::make_unique<stream_core>(*this, made.max_in_flight, made.max_attempts);
-    if (handler.is == handler_object::kind::coroutine || (extras_ && (extras_->retries || extras_->breaks())))
-      for (unsigned i = 0; i < concurrency_; ++i) lanes_[i].prepare_long_calls();
-  } catch (...) {
-    extras = std::move(const_cast<std::unique_ptr<call_extras>&>(extras_));  // the caller destroys its hooks
-    throw;
-  }
+  if (concurrency_ == 0) stream_ = std::make_unique<stream_core>(*this, made.max_in_flight, made.max_attempts);
+  if (handler.is == handler_object::kind::coroutine || (extras_ && (extras_->retries || extras_->breaks())))
+    for (unsigned i = 0; i < concurrency_; ++i) lanes_[i].prepare_long_calls();
   handler_ = std::exchange(handler, {});
   if (concurrency_ == 0) handler_.dead_letters = made.dead_letters;
 }
@@ -108,8 +125,9 @@ bool subscription_core::try_reap() noexcept {
   // From here on no lane and no hook runs, and none will. User destructors: no lock is held.
   if (handler_.target != nullptr) handler_.destroy(handler_.target);
   if (extras_) {
-    if (extras_->drop.target != nullptr) extras_->drop.destroy(extras_->drop.target);
-    if (extras_->filter.target != nullptr) extras_->filter.destroy(extras_->filter.target);
+    extras_->on_drop = {};
+    extras_->on_undelivered = {};
+    extras_->filter = {};
   }
   bus_->forget(*this);
   close_operation* watchers = nullptr;
@@ -205,6 +223,7 @@ bool subscription_core::go_to_sleep(lane& self) noexcept {
 
 void subscription_core::notify_idle() noexcept {
   bus_->look_whether_idle();
+  bus_->drain_moved();
   if (idle_watchers_.load() == 0) return;
   idle_changes_.fetch_add(1);
   sync::unpark_all(&idle_changes_);
@@ -216,7 +235,16 @@ bool subscription_core::at_rest() noexcept {
   return paused() && bus_->draining() && counted.running == 0 && counted.pending == 0;
 }
 
-bool subscription_core::wait_quiescent(steady_time deadline, const std::atomic<bool>* give_up) {
+bool subscription_core::ended_through(std::uint64_t seats) noexcept {
+  const penstock::ledger counted = ledger();
+  if (counted.handled + counted.filtered + counted.failed + counted.evicted + counted.discarded >= seats) {
+    const std::uint64_t oldest = running_sequence();
+    if (oldest == 0 || oldest > seats) return true;
+  }
+  return at_rest();
+}
+
+bool subscription_core::wait_quiescent(steady_time deadline) {
   struct watcher {
     sync::atomic<std::uint32_t>& count;
     explicit watcher(sync::atomic<std::uint32_t>& counted) noexcept : count(counted) { count.fetch_add(1); }
@@ -225,7 +253,6 @@ bool subscription_core::wait_quiescent(steady_time deadline, const std::atomic<b
   for (;;) {
     const std::uint32_t seen = idle_changes_.load();
     if (at_rest()) return true;
-    if (give_up != nullptr && give_up->load()) return false;
     if (!sync::park(idle_changes_, seen, deadline)) return at_rest();
   }
 }
@@ -252,24 +279,48 @@ void subscription_core::tell_drop(const void* payload, drop_reason reason) noexc
   if (current != nullptr && current->kind == exec::context_kind::hook) return;  // a drop caused by a hook is only counted
   exec::context hook{exec::context_kind::hook};
   exec::context_scope scope(&hook);
-  extras_->drop.invoke(extras_->drop.target, payload, reason);
+  extras_->on_drop(payload, reason);
+}
+
+// Also inside another hook, unlike a drop: nothing that is discarded goes untold.
+void subscription_core::tell_undelivered(const void* payload, std::uint64_t sequence, unsigned attempt,
+                                         steady_time published) noexcept {
+  if (!extras_ || !extras_->on_undelivered) return;
+  const auto reason = bus_->draining() ? undelivered_reason::shutdown : undelivered_reason::closed;
+  const undelivered told = undelivered_access::make(name, reason, sequence, attempt, published);
+  exec::context hook{exec::context_kind::hook};
+  exec::context_scope scope(&hook);
+  try {
+    extras_->on_undelivered(payload, told);
+  } catch (...) {
+    bus_->hook_threw("on_undelivered", *this, sequence);
+  }
 }
 
 void subscription_core::leave_gate() noexcept {
   if (leave()) reap_later();  // not here: the closure must not die on a publisher's stack
 }
 
-void subscription_core::stop() noexcept {
+subscription_core::stopping subscription_core::begin_stop() noexcept {
   topic_->remove(*this);
-  const bool inside = enter();  // the hook is told of rejected outputs under the gate
+  const bool inside = enter();  // the hooks are told of what is rejected and discarded under the gate
   sync::waiter_list released;
   if (channel.stop(released)) {
     released.settle_all();
-    if (stream_) stream_->discard_returned();
-    close_gate();  // by the one who stopped it, when the hook has been told of everything
-    look_at_lanes();
+    return inside ? stopping::inside : stopping::outside;
   }
   if (inside) leave();  // the caller reaps, here or elsewhere
+  return stopping::none;
+}
+
+void subscription_core::finish_stop(stopping begun) noexcept {
+  if (begun != stopping::none) {
+    channel.discard_queued();
+    if (stream_) stream_->discard_returned();
+    close_gate();  // by the one who stopped it, when the hooks have been told of everything
+    look_at_lanes();
+    if (begun == stopping::inside) leave();  // the caller reaps, here or elsewhere
+  }
   notify_idle();
 }
 

@@ -26,8 +26,9 @@ class topic;
 
 /// What a subscription has besides a plain handler. Made only when there is any of it.
 struct call_extras {
-  drop_hook drop;
-  filter_object filter;
+  drop_hook on_drop;
+  undelivered_hook on_undelivered;
+  event_filter filter;
   bool retries = false;
   retry_policy retry;
   failure_policy failure = failure_policy::keep_going();
@@ -40,8 +41,7 @@ struct call_extras {
 
   bool breaks() const noexcept { return failure.what() == failure_policy::action::pause; }
   bool needed() const noexcept {
-    return drop.invoke != nullptr || filter.invoke != nullptr || retries ||
-           failure.what() != failure_policy::action::keep_going;
+    return on_drop || on_undelivered || filter || retries || failure.what() != failure_policy::action::keep_going;
   }
 };
 
@@ -64,15 +64,24 @@ class subscription_core final : public ref_counted<subscription_core> {
     unsigned max_attempts = 0;
     burial dead_letters = nullptr;  ///< of a stream of them
   };
-  /// Takes the handler and the hooks over. Throws std::bad_alloc; then it has taken nothing.
+  /// Takes the handler over. Throws std::bad_alloc; then it has not.
   subscription_core(recipe&& made, const sync::channel::config& channel, handler_object& handler,
-                    std::unique_ptr<call_extras>& extras);
+                    std::unique_ptr<call_extras> extras);
   ~subscription_core();
 
   /// Sees to a consumer whose wake-up has been claimed.
   void wake() noexcept;
 
-  void stop() noexcept;
+  void stop() noexcept { finish_stop(begin_stop()); }
+  /// `stop` in two steps. First no call starts any more, and who waits is told; then what is queued is discarded, by
+  /// the one who began: its hooks may take their time.
+  enum class stopping : std::uint8_t {
+    none,     ///< it was stopped before
+    outside,  ///< of the gate, which a drain has closed
+    inside,
+  };
+  stopping begin_stop() noexcept;
+  void finish_stop(stopping begun) noexcept;
   void begin_drain() noexcept;
   /// Wakes threads and tasks that wait here, with `closed`; handlers' outputs stay in line.
   void release_callers() noexcept;
@@ -97,13 +106,20 @@ class subscription_core final : public ref_counted<subscription_core> {
   /// The gate: whoever is inside keeps the closure alive. False: it has closed.
   bool enter() noexcept;
   void leave_gate() noexcept;
-  bool has_drop_hook() const noexcept { return extras_ != nullptr && extras_->drop.invoke != nullptr; }
+  bool has_drop_hook() const noexcept { return extras_ != nullptr && extras_->on_drop; }
+  /// Whoever publishes here may have to tell a hook, and has to be inside the gate for that.
+  bool tells_publishers() const noexcept { return extras_ != nullptr && (extras_->on_drop || extras_->on_undelivered); }
+  /// Tells the user's hook of one event that is discarded, exactly once. The caller is inside the gate.
+  void tell_undelivered(const void* payload, std::uint64_t sequence, unsigned attempt, steady_time published) noexcept;
 
   penstock::ledger ledger() noexcept;
   /// Nothing is queued, running or pending, or it is paused and the bus is draining.
   bool at_rest() noexcept;
+  /// Whether the events of the first `seats` seats have ended, or it is at rest. With several calls at once it may say so an
+  /// instant early, while a lane has an event in hand and has not noted which.
+  bool ended_through(std::uint64_t seats) noexcept;
   /// Waits until it is at rest. False: the deadline passed.
-  bool wait_quiescent(steady_time deadline, const std::atomic<bool>* give_up = nullptr);
+  bool wait_quiescent(steady_time deadline);
   void notify_idle() noexcept;
   /// The oldest call in progress, or 0.
   std::uint64_t running_sequence() const noexcept;

@@ -9,6 +9,8 @@
 #include "exec/watched.hpp"
 #include "exec/worker_pool_options.hpp"
 
+#include <penstock/exec/pool_snapshot.hpp>
+
 #include <atomic>
 #include <cstdint>
 #include <exception>
@@ -32,6 +34,8 @@ class pool_core final : public detail::watched_pool, public std::enable_shared_f
   errc post(unique_function<void()> work) noexcept;
   /// After the list has stopped: tells what is left that nobody will run it.
   void drop_left() noexcept;
+  /// Throws std::bad_alloc.
+  pool_snapshot snapshot();
 
   // watched_pool
   void watch(std::shared_ptr<detail::worker_bell> bell) noexcept override { list.watch(std::move(bell)); }

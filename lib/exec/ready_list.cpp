@@ -246,6 +246,13 @@ bool ready_list::in_turn(const detail::working_look& worker) noexcept {
 
 // --- a look from outside -----------------------------------------------------------------------------------------------
 
+void ready_list::count(pool_snapshot& seen) noexcept {
+  lock_guard lock(m_);
+  seen.ready = lanes_;
+  seen.queued = posted_;
+  seen.parked = sleeping_;
+}
+
 std::size_t ready_list::size() noexcept {
   lock_guard lock(m_);
   return lanes_ + posted_;

@@ -7,6 +7,7 @@
 #include "exec/watched.hpp"
 #include "sync/atomic.hpp"
 
+#include <penstock/exec/pool_snapshot.hpp>
 #include <penstock/exec/scheduler.hpp>
 
 #include <chrono>
@@ -68,6 +69,8 @@ class ready_list {
   bool in_turn(const detail::working_look& worker) noexcept;
 
   std::size_t size() noexcept;
+  /// What is ready, what is queued, who is parked.
+  void count(pool_snapshot& seen) noexcept;
   unsigned sleeping() noexcept;
   bool stopping() noexcept;
 

@@ -235,6 +235,17 @@ void pool_core::run_posted() {
   }
 }
 
+pool_snapshot pool_core::snapshot() {
+  pool_snapshot seen;
+  seen.name = name;
+  seen.workers = options.threads;
+  seen.may_wait = options.may_wait;
+  list.count(seen);
+  lock_guard lock(workers_m_);
+  for (const worker& each : workers_) seen.busy += !each.ended && each.in_call.load() ? 1 : 0;
+  return seen;
+}
+
 void pool_core::report(const failure& record) noexcept {
   try {
     if (options.on_failure) {
@@ -359,6 +370,7 @@ class threads_pool final : public worker_pool {
   std::size_t ready_approx() const noexcept override { return core_->list.size(); }
   unsigned parked_approx() const noexcept override { return core_->list.sleeping(); }
   unsigned threads() const noexcept override { return core_->options.threads; }
+  pool_snapshot snapshot() const override { return core_->snapshot(); }
   bool may_wait() const noexcept override { return core_->options.may_wait; }
   void begin_stop() noexcept {
     if (!core_->fork.forked()) core_->list.stop();

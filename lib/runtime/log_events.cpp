@@ -161,6 +161,11 @@ void log::not_clean(const shutdown_report& report) noexcept {
               .with("forced", report.forced)
               .with("undelivered", report.undelivered())
               .with("abandoned_workers", report.abandoned_workers));
+    if (!report.loop.empty()) {
+      std::string ring;
+      for (const std::string& each : report.loop) ring += each + " feeds ";
+      write(log_record(level, whole, "a loop was cut").with("loop", ring + report.loop.front()));
+    }
     for (const stuck_call& each : report.stuck)
       write(log_record(level, whole, "stuck call")
                 .with("subscription", each.subscription)

@@ -340,6 +340,24 @@ scheduler_ptr runtime::pool(std::string_view name) const {
                               "; add it with runtime_options::pool");
 }
 
+runtime_snapshot runtime::snapshot() const {
+  state& s = *state_;
+  runtime_snapshot seen;
+  if (s.core->forked()) {
+    seen.phase = "forked";
+    return seen;
+  }
+  {
+    lock_guard lock(s.m);
+    seen.phase = to_string(s.machine.phase());
+  }
+  for (const auto& [name, pool] : s.pools)
+    if (const auto* workers = dynamic_cast<const worker_pool*>(pool.get())) seen.pools.push_back(workers->snapshot());
+  seen.tasks = s.tasks->snapshot();
+  seen.bus = s.core->snapshot();
+  return seen;
+}
+
 const clock& runtime::time() const noexcept { return state_->environment->time(); }
 std::uint64_t runtime::lost_log_records() const noexcept { return state_->lines->lost(); }
 
@@ -477,10 +495,16 @@ void runtime::state::perform(const shutdown_actions& actions) {
   }
   if (actions.cancel_calls) {
     const auto why = core->make_cause(cancel_kind::shutdown, "runtime", "the drain ended at its deadline");
+    // First everybody is told; hooks that take discarded events, and may take their time, come afterwards.
+    std::vector<detail::subscription_core::stopping> begun;
+    begun.reserve(ending.size());
     for (const auto& each : ending) {
-      each->stop();
+      begun.push_back(each->begin_stop());
       each->request_stop(why);
-      each->try_reap();
+    }
+    for (std::size_t i = 0; i < ending.size(); ++i) {
+      ending[i]->finish_stop(begun[i]);
+      ending[i]->try_reap();
     }
   }
   if (actions.abandon_calls) {
@@ -498,7 +522,7 @@ bool runtime::state::wait_for(shutdown_phase phase, steady_time deadline) {
     case shutdown_phase::open:
     case shutdown_phase::done: break;
     case shutdown_phase::stopping_tasks: return registry->wait_none(stop_order::stop_first, deadline, give_up);
-    case shutdown_phase::draining: return core->wait_idle(deadline, &give_up);
+    case shutdown_phase::draining: return core->wait_drained(deadline, give_up);
     case shutdown_phase::closing:
     case shutdown_phase::cancelling: {
       bool all = true;
@@ -561,6 +585,7 @@ shutdown_report runtime::state::finish() {
   const steady_time soon = deadline_after(now, at_once);
   made.abandoned_workers = stop_pools(deadline > soon ? deadline : soon);
   for (const auto& each : ending) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
+  made.loop = core->loop();
   made.tasks.counts = registry->counts();
   made.elapsed = time.now() - began;
   return made;

@@ -14,7 +14,9 @@ std::uint64_t shutdown_report::undelivered() const noexcept {
   return events;
 }
 
-bool shutdown_report::clean() const noexcept { return drained && stuck.empty() && tasks.clean() && undelivered() == 0; }
+bool shutdown_report::clean() const noexcept {
+  return drained && stuck.empty() && loop.empty() && tasks.clean() && undelivered() == 0;
+}
 
 std::string to_string(const shutdown_report& report) {
   const auto milliseconds = [](std::chrono::nanoseconds time) {
@@ -29,6 +31,11 @@ std::string to_string(const shutdown_report& report) {
     text += "  stuck: " + escape_control_bytes(each.subscription) + " in event #" + std::to_string(each.sequence) +
             " of " + each.event + ", for " + milliseconds(each.at_least) + " at least (subscribed at " + each.file + ":" +
             std::to_string(each.line) + ")\n";
+  if (!report.loop.empty()) {
+    text += "  loop: ";
+    for (const std::string& each : report.loop) text += escape_control_bytes(each) + " feeds ";
+    text += escape_control_bytes(report.loop.front()) + "; what they published after 64 generations was refused\n";
+  }
   for (const task_info& each : report.tasks.tasks)
     text += (each.status == task_status::running ? "  left: " : "  ") + to_string(each) + "\n";
   if (report.undelivered() > 0) text += "  undelivered: " + std::to_string(report.undelivered()) + " events\n";

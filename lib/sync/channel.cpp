@@ -28,7 +28,8 @@ channel::channel(const config& made) noexcept
       policy_(made.policy),
       shared_(made.shared || made.policy == full_policy::drop_oldest),
       blocks_(made.blocks),
-      locked_writes_(made.policy == full_policy::drop_oldest) {}
+      locked_writes_(made.policy == full_policy::drop_oldest),
+      listener_(made.listener) {}
 
 channel::~channel() { std::free(peek(ring_)); }
 
@@ -84,16 +85,26 @@ bool channel::after_write(std::byte* ring, std::uint64_t first, std::size_t coun
     }
     for (std::size_t i = 0; i < count; ++i) {
       if (first + i < begun) continue;  // begun before the stop: it is the consumer's, and its cell may be another's by now
-      cell& written = at(ring, first + i);
-      if (written.seq.exchange(tomb) == first + i + 1 && blocks_) {
-        void* block = nullptr;
-        std::memcpy(&block, written.payload(), sizeof block);
-        detail::release_block(block);
-      }
+      discard(ring, first + i);
     }
     return false;
   }
   return claim_sleeper();
+}
+
+/// Whoever finds the event written and makes a tomb of it owns it.
+void channel::discard(std::byte* ring, std::uint64_t position) noexcept {
+  cell& written = at(ring, position);
+  if (written.seq.exchange(tomb) != position + 1) return;
+  if (listener_.discarded != nullptr) {
+    seat_stamp stamp;
+    read_stamp(written, &stamp);
+    listener_.discarded(listener_.owner, written.payload(), position + 1, stamp);
+  }
+  if (!blocks_) return;
+  void* block = nullptr;
+  std::memcpy(&block, written.payload(), sizeof block);
+  detail::release_block(block);
 }
 
 void channel::read_stamp(cell& from, seat_stamp* to) const noexcept {
@@ -401,34 +412,29 @@ void channel::begin_drain(waiter_list& released) noexcept {
 }
 
 bool channel::stop(waiter_list& released) noexcept {
-  std::byte* ring = nullptr;
+  lock_guard lock(m_);
+  if (phase_.load() == stopped_phase) return false;
+  phase_.store(stopped_phase);
+  tail_.fetch_or(flag);
+  stopped_begun_ = begun_.fetch_or(flag) & ~flag;
+  while (waiter* node = line_.front()) settle_locked(*node, errc::closed, released);
+  tell_locked(released);
+  refresh_locked();
+  stopped_.store(1);
+  return true;
+}
+
+void channel::discard_queued() noexcept {
+  std::byte* const ring = ring_.load();
+  if (ring == nullptr) return;
   std::uint64_t first = 0;
-  std::uint64_t last = 0;
   {
     lock_guard lock(m_);
-    if (phase_.load() == stopped_phase) return false;
-    phase_.store(stopped_phase);
-    tail_.fetch_or(flag);
-    ring = ring_.load();
-    first = begun_.fetch_or(flag) & ~flag;
-    last = tail_.load() & ~flag;
-    stopped_begun_ = first;
-    while (waiter* node = line_.front()) settle_locked(*node, errc::closed, released);
-    tell_locked(released);
-    refresh_locked();
-    stopped_.store(1);
+    first = stopped_begun_;
   }
-  if (ring == nullptr) return true;
-  // Destroys user events: outside the lock.
-  for (std::uint64_t position = first; position != last; ++position) {
-    cell& queued = at(ring, position);
-    if (queued.seq.exchange(tomb) == position + 1 && blocks_) {
-      void* block = nullptr;
-      std::memcpy(&block, queued.payload(), sizeof block);
-      detail::release_block(block);
-    }
-  }
-  return true;
+  // Events of the user's are told of and destroyed here: outside the lock.
+  const std::uint64_t last = tail_.load() & ~flag;
+  for (std::uint64_t position = first; position != last; ++position) discard(ring, position);
 }
 
 bool channel::drained() noexcept {

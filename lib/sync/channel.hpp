@@ -41,6 +41,14 @@ struct seat_stamp {
   std::uint64_t refused = 0;    ///< events dropped or rejected as full here before this one got its seat
 };
 
+/// Told of each event that is discarded, once, by whoever discards it, with no lock held; the payload is as it lies in
+/// its cell, perhaps not aligned, and is released afterwards.
+struct discard_listener {
+  void (*discarded)(void* owner, const std::byte* payload, std::uint64_t sequence,
+                    const seat_stamp& stamp) noexcept = nullptr;
+  void* owner = nullptr;
+};
+
 /// What the consumer finds.
 enum class take_status : std::uint8_t { taken, empty, stopped };
 
@@ -73,7 +81,7 @@ struct channel_counts {
 ///  3. The consumer copies an event out before it frees the seat by adding to begun_; a producer writes a cell only when
 ///     the event one lap before has been freed.
 ///  4. An event begins iff its consumer's addition to begun_ came before the stopped bit; all others in [begun, tail)
-///     belong to `stop`.
+///     belong to whoever stopped it (`discard_queued`) or, when they are written after that, to their producer.
 ///  5. Producer: write cell, then look at idle_ and stopped_. Consumer: set idle_, then look at the cell. Stopper: set
 ///     stopped_, then look at the cells. All sequentially consistent, so each pair sees at least one of the two.
 /// Source: the ring of sequence cells is Dmitry Vyukov's bounded MPMC queue; the rest is this project's.
@@ -86,6 +94,7 @@ class channel {
     std::size_t payload_bytes = 0;
     bool blocks = false;  ///< payloads are pointers to event blocks; each seat owns a reference
     bool stamped = false;  ///< each seat has room for a stamp
+    discard_listener listener{};
   };
 
   explicit channel(const config& made) noexcept;
@@ -132,8 +141,11 @@ class channel {
   void begin_drain(waiter_list& released) noexcept;
   /// Releases waiting threads (not parked outputs) while staying open.
   void release_callers(waiter_list& released) noexcept;
-  /// No event begins any more: discards what is queued, rejects who waits. False: it was stopped before.
+  /// No event begins any more, and who waits is rejected. True: `discard_queued` is the caller's to do. False: it was
+  /// stopped before.
   bool stop(waiter_list& released) noexcept;
+  /// Once, after `stop`. Destroys user events.
+  void discard_queued() noexcept;
 
   bool draining() const noexcept { return phase_.load() == draining_phase; }
   bool stopped() const noexcept { return phase_.load() == stopped_phase; }
@@ -178,6 +190,7 @@ class channel {
              std::int64_t published) noexcept;
   void read_stamp(cell& from, seat_stamp* to) const noexcept;
   bool after_write(std::byte* ring, std::uint64_t first, std::size_t count) noexcept;
+  void discard(std::byte* ring, std::uint64_t position) noexcept;
   bool allocate_ring() noexcept PENSTOCK_REQUIRES(m_);
   std::size_t seat_locked(const std::byte* events, std::size_t count, std::int64_t published) noexcept
       PENSTOCK_REQUIRES(m_);
@@ -196,6 +209,7 @@ class channel {
   const bool shared_;
   const bool blocks_;
   const bool locked_writes_;
+  const discard_listener listener_;
   atomic<std::byte*> ring_{nullptr};
   atomic<std::uint32_t> stopped_{0};
   atomic<std::uint32_t> phase_{open_phase};

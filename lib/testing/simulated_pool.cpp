@@ -40,6 +40,16 @@ std::shared_ptr<environment_parts> simulated_pool::parts() const noexcept { retu
 unsigned simulated_pool::stop(steady_time deadline) noexcept { return core_.stop_pool(*this, deadline); }
 std::size_t simulated_pool::ready_approx() const noexcept { return core_.ready_in(*this); }
 unsigned simulated_pool::threads() const noexcept { return options_.get().threads; }
+pool_snapshot simulated_pool::snapshot() const {
+  pool_snapshot seen;
+  seen.name = name_;
+  seen.workers = threads();
+  seen.may_wait = may_wait();
+  seen.busy = busy;
+  seen.parked = parked_approx();
+  core_.count(*this, seen);
+  return seen;
+}
 bool simulated_pool::may_wait() const noexcept { return options_.get().may_wait; }
 unsigned simulated_pool::budget() const noexcept { return options_.get().budget; }
 

@@ -150,6 +150,14 @@ void simulation_core::working_in(const simulated_pool& pool,
   }
 }
 
+void simulation_core::count(const simulated_pool& pool, pool_snapshot& seen) const noexcept {
+  for (const ready_entry& entry : ready_) {
+    if (entry.pool != &pool) continue;
+    if (entry.is == ready_entry::what::lane) ++seen.ready;
+    if (entry.is == ready_entry::what::posted) ++seen.queued;
+  }
+}
+
 void simulation_core::drop_work(const simulated_pool* only) noexcept {
   // One at a time: what is dropped may look into the lists.
   for (;;) {

@@ -54,6 +54,7 @@ class simulated_pool final : public worker_pool, public penstock::detail::watche
   std::size_t ready_approx() const noexcept override;
   unsigned parked_approx() const noexcept override { return threads() - busy; }
   unsigned threads() const noexcept override;
+  pool_snapshot snapshot() const override;
   bool may_wait() const noexcept override;
   penstock::detail::watched_pool* watched() noexcept override { return this; }
 
@@ -155,6 +156,8 @@ class simulation_core final : public agent,
   unsigned stop_pool(simulated_pool& pool, steady_time deadline) noexcept;
   std::size_t ready_in(const simulated_pool& pool) const noexcept;
   void working_in(const simulated_pool& pool, std::vector<penstock::detail::working_look>& seen) const;
+  /// What is ready, and what is queued.
+  void count(const simulated_pool& pool, pool_snapshot& seen) const noexcept;
 
   // for the facade
   thread_state& start_thread(std::string_view name, unique_function<void()> body);

@@ -332,7 +332,7 @@ TEST_CASE("a stop against offers, waiters and the consumer leaves each event wit
     std::size_t handled_at_stop = 0;
     sim.thread("stopper", [&] {
       penstock::sync::waiter_list released;
-      line.stop(released);
+      if (line.stop(released)) line.discard_queued();
       released.settle_all();
       stopped = true;
       handled_at_stop = handled;

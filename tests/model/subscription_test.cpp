@@ -6,6 +6,7 @@
 
 #include "exec/context.hpp"
 
+#include <penstock/runtime/log.hpp>
 #include <penstock/testing/simulation.hpp>
 
 #include <cstdlib>
@@ -91,6 +92,68 @@ TEST_CASE("after close has returned closed, no call runs, the closure is gone, a
   });
   if (!penstock_test::all_seeds_ran()) return;
   CHECK(discarded > 0);
+}
+
+TEST_CASE(
+    "an event that meets the end of its subscription is handled or given to on_undelivered, once, under the gate") {
+  int by_publishers = 0;
+  explore(10'000, [&](simulation& sim) {
+    litter events;
+    events.looks_at = sim.runtime().bus();
+    int fates[2][3] = {};
+    bool stopping = false;
+    bool closed = false;
+    int destroyed = 0;
+    std::uint64_t given = 0;
+    std::uint64_t handled = 0;
+    subscribe_options options;
+    options.capacity(1 + sim.random(3))
+        .on_undelivered<tracked>(
+            [&, end = closure_witness([&] { ++destroyed; })](const tracked& each, const penstock::undelivered& why) {
+              sim.require(!closed, "given after close had returned closed");
+              sim.require(why.sequence() > handled, "the seat of a handled event");
+              ++fates[each.producer][each.index];
+              ++given;
+              if (!stopping) ++by_publishers;
+              events.look();
+              sim.yield();
+              if (sim.random(4) == 0) throw std::runtime_error("the hook failed");
+              sim.require(destroyed == 0, "the hook was destroyed inside a call of it");
+            });
+    auto reader = sim.runtime(penstock::runtime_options().log_to([](const penstock::log_record&) {}))
+                      .bus()
+                      .subscribe<tracked>("reader", std::move(options), [&](const tracked& each) {
+                        ++fates[each.producer][each.index];
+                        ++handled;
+                      });
+    const auto out = sim.runtime().bus().publisher<tracked>();
+    std::uint64_t taken = 0;
+    for (std::uint32_t producer = 0; producer < 2; ++producer) {
+      sim.thread("publisher", [&, producer] {
+        for (std::uint32_t index = 0; index < 3; ++index) taken += out.emplace(events, producer, index).accepted();
+      });
+    }
+    sim.thread("closer", [&] {
+      stopping = true;
+      reader.stop();
+      stopping = false;
+      sim.require(reader.close() == close_status::closed, "a close without a deadline did not close");
+      closed = true;
+      sim.require(destroyed == 1, "the hook was not destroyed with its subscription");
+    });
+    sim.run_until_idle();
+    sim.require_all_done();
+    const penstock::ledger counted = reader.ledger();
+    require_balanced(sim, counted);
+    sim.require(counted.discarded == given, "discarded and given differ: " + penstock::to_string(counted));
+    sim.require(handled + given == taken, "an accepted event has no fate");
+    for (const auto& producer : fates)
+      for (const int times : producer) sim.require(times <= 1, "an event was given twice, or handled and given");
+    sim.require(events.live == 0, "a payload was not released");
+    events.looks_at.reset();
+  });
+  if (!penstock_test::all_seeds_ran()) return;
+  CHECK(by_publishers > 0);
 }
 
 TEST_CASE("a stop never destroys the closure on its own stack or on a publisher's, and drops meet no dead hook") {

@@ -73,13 +73,7 @@ class PENSTOCK_API call {
   /// Throws std::bad_alloc. Cost: a count, or for an event that travels in place one allocation.
   template <class E>
   event_ptr<E> share(const E& event) const {
-    if constexpr (detail::in_place_event<E>) {
-      return make_event<E>(event);
-    } else {
-      auto* payload = const_cast<void*>(static_cast<const void*>(&event));
-      detail::retain_block(payload);
-      return event_ptr<E>::adopt(payload);
-    }
+    return detail::share_event(event);
   }
 
  private:

@@ -130,4 +130,19 @@ event_ptr<E> make_event(Args&&... args) {
   return event_ptr<E>::adopt(memory);
 }
 
+namespace detail {
+
+/// Keeps an event that the core has handed to a call or a hook: shares its block, or copies what travels in place.
+template <class E>
+event_ptr<E> share_event(const E& event) {
+  if constexpr (in_place_event<E>) {
+    return make_event<E>(event);
+  } else {
+    auto* payload = const_cast<void*>(static_cast<const void*>(&event));
+    retain_block(payload);
+    return event_ptr<E>::adopt(payload);
+  }
+}
+
+}  // namespace detail
 }  // namespace penstock

@@ -69,9 +69,17 @@ struct bus_snapshot {
   std::vector<wait_edge> waits;
 };
 
+/// How JSON is laid out.
+enum class json_form : unsigned char {
+  indented,  ///< for people: by two spaces, on many lines
+  line,      ///< for programs that follow: on one line, without its end
+};
+
+/// {"topics": […], "subscriptions": […], "waits": [{"from", "to", "why": "output" | "close", "events"}]}, the members of the values
+/// above by their names, always all and in their order; a time's name ends in "_ms", milliseconds with fractions.
 /// Names that are no UTF-8 are shown with replacement characters. Throws std::bad_alloc; but the JSON library behind it cannot
 /// clean up without memory, and may end the process then: where memory may run out, look at the value instead.
-PENSTOCK_API std::string to_json(const bus_snapshot& seen);
+PENSTOCK_API std::string to_json(const bus_snapshot& seen, json_form form = json_form::indented);
 PENSTOCK_API const char* to_string(overflow policy) noexcept;
 
 }  // namespace penstock

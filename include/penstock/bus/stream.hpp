@@ -45,6 +45,15 @@ class PENSTOCK_API stream_options {
   stream_options&& on_drop(F&& hook) && {
     return std::move(on_drop<E>(std::forward<F>(hook)));
   }
+  /// As `subscribe_options::on_undelivered`; a delivery in a reader's hands is that reader's to decide.
+  template <event E, class F>
+  stream_options& on_undelivered(F&& hook) & {
+    return base_.on_undelivered<E>(std::forward<F>(hook)), *this;
+  }
+  template <event E, class F>
+  stream_options&& on_undelivered(F&& hook) && {
+    return std::move(on_undelivered<E>(std::forward<F>(hook)));
+  }
   /// How many deliveries may be held at once; a further receive waits. At least 1.
   stream_options& max_in_flight(std::size_t deliveries) & { return max_in_flight_ = deliveries, *this; }
   stream_options&& max_in_flight(std::size_t deliveries) && { return std::move(max_in_flight(deliveries)); }

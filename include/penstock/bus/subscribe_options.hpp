@@ -4,7 +4,9 @@
 
 #include <penstock/base/export.hpp>
 #include <penstock/bus/event.hpp>
+#include <penstock/bus/event_function.hpp>
 #include <penstock/bus/failure_policy.hpp>
+#include <penstock/bus/undelivered.hpp>
 #include <penstock/exec/retry_policy.hpp>
 #include <penstock/exec/scheduler.hpp>
 
@@ -35,18 +37,9 @@ enum class drop_reason {
 PENSTOCK_API const char* to_string(drop_reason reason) noexcept;
 
 namespace detail {
-struct drop_hook {
-  void* target = nullptr;
-  void (*invoke)(void* target, const void* event, drop_reason reason) noexcept = nullptr;
-  void (*destroy)(void* target) noexcept = nullptr;
-  const std::type_info* event = nullptr;
-};
-struct filter_object {
-  void* target = nullptr;
-  bool (*invoke)(void* target, const void* event) = nullptr;
-  void (*destroy)(void* target) noexcept = nullptr;
-  const std::type_info* event = nullptr;
-};
+using drop_hook = event_function<void(drop_reason)>;
+using undelivered_hook = event_function<void(const undelivered&)>;
+using event_filter = event_function<bool()>;
 }  // namespace detail
 
 /// Options of one subscription. Defaults: capacity 1024, `block`, concurrency 1, the runtime's pool "default".
@@ -94,16 +87,8 @@ class PENSTOCK_API subscribe_options {
   /// `filter<order>([](const order& o) { return o.cents > 0; })`.
   template <event E, class F>
   subscribe_options& filter(F&& wanted) & {
-    using target = std::decay_t<F>;
-    static_assert(std::is_invocable_r_v<bool, target&, const E&>, "a filter is callable as bool(const E&)");
-    detail::filter_object made;
-    made.target = new target(std::forward<F>(wanted));
-    made.invoke = [](void* self, const void* event) -> bool {
-      return (*static_cast<target*>(self))(*static_cast<const E*>(event));
-    };
-    made.destroy = [](void* self) noexcept { delete static_cast<target*>(self); };
-    made.event = &typeid(E);
-    set_filter(made);
+    static_assert(std::is_invocable_r_v<bool, std::decay_t<F>&, const E&>, "a filter is callable as bool(const E&)");
+    filter_ = detail::event_filter::of<E>(std::forward<F>(wanted));
     return *this;
   }
   template <event E, class F>
@@ -123,17 +108,9 @@ class PENSTOCK_API subscribe_options {
   /// counted but not told.
   template <event E, class F>
   subscribe_options& on_drop(F&& hook) & {
-    using target = std::decay_t<F>;
-    static_assert(std::is_nothrow_invocable_v<target&, const E&, drop_reason>,
+    static_assert(std::is_nothrow_invocable_v<std::decay_t<F>&, const E&, drop_reason>,
                   "on_drop takes a noexcept callable as (const E&, penstock::drop_reason)");
-    detail::drop_hook made;
-    made.target = new target(std::forward<F>(hook));
-    made.invoke = [](void* self, const void* event, drop_reason reason) noexcept {
-      (*static_cast<target*>(self))(*static_cast<const E*>(event), reason);
-    };
-    made.destroy = [](void* self) noexcept { delete static_cast<target*>(self); };
-    made.event = &typeid(E);
-    set_drop_hook(made);
+    on_drop_ = detail::drop_hook::of<E>(std::forward<F>(hook));
     return *this;
   }
   template <event E, class F>
@@ -141,10 +118,29 @@ class PENSTOCK_API subscribe_options {
     return std::move(on_drop<E>(std::forward<F>(hook)));
   }
 
+  /// Given each event that has had a seat and will not be handled, once, when the subscription stops or the runtime
+  /// ends before it: `on_undelivered<order>([&](const order& o, const penstock::undelivered& why) { spool.add(o); })`.
+  /// What the ledger counts as `discarded` is exactly what was given. Not given: a call that has begun, also one that a
+  /// shutdown abandons (its fate is open, the report names it), what failed (a dead letter), and what never had a seat
+  /// or lost it (`on_drop`). Runs on the stack of whoever stops the subscription or ends the runtime, now and then on a
+  /// publisher's or a reader's that meets the stop; in order of the seats on each of them; with no lock held. It must
+  /// not wait for the library. Its time is the shutdown's: the end comes as much later as it takes beyond the budget,
+  /// for no event is left out. What it throws is told to the log, and the next event is given. Cost: none until
+  /// something is discarded.
+  template <event E, class F>
+  subscribe_options& on_undelivered(F&& hook) & {
+    static_assert(std::is_invocable_v<std::decay_t<F>&, const E&, const undelivered&>,
+                  "on_undelivered takes a callable as (const E&, const penstock::undelivered&)");
+    on_undelivered_ = detail::undelivered_hook::of<E>(std::forward<F>(hook));
+    return *this;
+  }
+  template <event E, class F>
+  subscribe_options&& on_undelivered(F&& hook) && {
+    return std::move(on_undelivered<E>(std::forward<F>(hook)));
+  }
+
  private:
   friend class subscribe_options_access;
-  void set_drop_hook(detail::drop_hook hook) noexcept;
-  void set_filter(detail::filter_object filter) noexcept;
 
   std::size_t capacity_ = 1024;
   bool capacity_set_ = false;
@@ -152,8 +148,9 @@ class PENSTOCK_API subscribe_options {
   unsigned concurrency_ = 1;
   std::size_t max_parked_ = 64;
   scheduler_ptr pool_;
-  detail::drop_hook drop_hook_;
-  detail::filter_object filter_;
+  detail::drop_hook on_drop_;
+  detail::undelivered_hook on_undelivered_;
+  detail::event_filter filter_;
   retry_policy retry_;
   bool retries_ = false;
   failure_policy failure_ = failure_policy::keep_going();

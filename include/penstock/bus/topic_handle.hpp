@@ -30,6 +30,7 @@ struct publish_request {
   steady_time deadline = no_deadline;
   const std::stop_token* stop = nullptr;
   publish_operation* operation = nullptr;  ///< waits in this instead of on the caller's stack
+  bool dead_letter = false;                ///< taken until a shutdown's drain ends
 };
 
 /// Keeps a topic alive; compiled, so that the veneer stays thin.

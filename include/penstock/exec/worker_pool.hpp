@@ -3,6 +3,7 @@
 #pragma once
 
 #include <penstock/base/failure.hpp>
+#include <penstock/exec/pool_snapshot.hpp>
 #include <penstock/exec/scheduler.hpp>
 
 #include <chrono>
@@ -74,6 +75,8 @@ class PENSTOCK_API worker_pool : public scheduler {
   virtual std::size_t ready_approx() const noexcept = 0;
   virtual unsigned parked_approx() const noexcept = 0;
   virtual unsigned threads() const noexcept = 0;
+  /// All of it. Throws std::bad_alloc.
+  virtual pool_snapshot snapshot() const = 0;
 };
 
 }  // namespace penstock

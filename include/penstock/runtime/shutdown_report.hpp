@@ -36,7 +36,7 @@ class PENSTOCK_API shutdown_report {
   shutdown_report();
 
   /// Everything offered was handled, filtered, failed or refused by its policy: nothing was discarded, nothing is stuck, no
-  /// task is left.
+  /// task is left, and no loop had to be cut.
   bool clean() const noexcept;
   /// Events that had a seat and were never begun, in all subscriptions.
   std::uint64_t undelivered() const noexcept;
@@ -48,6 +48,10 @@ class PENSTOCK_API shutdown_report {
   bool forced = false;   ///< `force_shutdown` cut it short
   std::vector<stuck_call> stuck;
   task_report tasks;  ///< those that had not ended when it began
+  /// Subscriptions that fed each other, the last one the first, for 64 generations of events since the drain began: what handlers
+  /// published after that was refused with `closed`. Empty: none did. When the ring goes through a stream's reader, which
+  /// nobody sees, they are all those that were still being fed.
+  std::vector<std::string> loop;
   unsigned abandoned_workers = 0;  ///< threads left inside a stuck call
 };
 
