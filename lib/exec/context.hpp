@@ -19,6 +19,7 @@ struct context {
   context_kind kind;
   void* lane = nullptr;         ///< for `lane`: the bus's lane; for `awaited`: by whom
   bool under_delivery = false;  ///< what it publishes is caused by a stream's delivery: taken during a drain
+  const void* task = nullptr;   ///< for `awaited`: the background task whose function it is
 };
 
 /// The context of the running code; null on a thread that may wait. Compiled: see this_thread_slot.
