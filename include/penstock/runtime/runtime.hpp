@@ -101,7 +101,8 @@ class PENSTOCK_API runtime {
   shutdown_report shutdown(std::chrono::duration<Rep, Period> limit, std::string_view reason = "shutdown requested") {
     return shutdown_within(clamp_duration(limit), reason);
   }
-  /// Begins the shutdown within the limit of the options, and waits for nothing: from anywhere, but not from a signal handler.
+  /// Begins the shutdown within the limit of the options, and waits for nothing: from anywhere, but not from a signal
+  /// handler. Without memory too: then of the reason only the first few bytes stay, and a mark.
   void request_shutdown(std::string_view reason) noexcept;
   /// Ends a shutdown that has begun now: what still runs is asked to stop and left, by name. From anywhere; waits for nothing.
   void force_shutdown() noexcept;
