@@ -144,7 +144,6 @@ struct runtime::state {
   detail::bus_core* core = nullptr;
   std::optional<task_registry> tasks;
   detail::registry_core* registry = nullptr;
-  std::optional<signal_watcher> signals;
 
   // Of whoever drives the shutdown.
   std::vector<ref_ptr<detail::subscription_core>> ending;
@@ -162,6 +161,7 @@ struct runtime::state {
   shutdown_report report PENSTOCK_GUARDED_BY(m);
   sync::atomic<std::uint32_t> done{0};     // 1: the report is final
   sync::atomic<std::uint32_t> changes{0};  // moves when a shutdown has been requested or has ended, or nobody drives it
+  std::optional<signal_watcher> signals;   // its thread uses all the above
 
   shutdown_report shut_down(std::chrono::nanoseconds limit, std::string_view why);
   void request(std::chrono::nanoseconds limit, std::string_view why, std::string_view whose = {}) noexcept;
@@ -256,14 +256,16 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
                                            std::move(task_hooks));
     s.tasks.emplace(s.registry);
     if (!made.signals.empty()) {
-      // Only from the watcher's own thread, which ends before the state does.
-      s.signals.emplace(made.signals, [&s, made_for = made.signals](int signal, unsigned times) {
+      s.signals.emplace(made.signals, [weak = std::weak_ptr<state>(state_), made_for = made.signals](int signal,
+                                                                                                     unsigned times) {
+        const auto owner = weak.lock();  // what it calls may end the runtime
+        if (!owner) return;
         if (times == 1) {
           const char* name = sigabbrev_np(signal);  // a real-time signal has none
-          s.request(s.default_limit, "signal ", name != nullptr ? std::string(name) : std::to_string(signal));
+          owner->request(owner->default_limit, "signal ", name != nullptr ? std::string(name) : std::to_string(signal));
           return;
         }
-        if (times == 2) s.force();
+        if (times == 2) owner->force();
         for (const int each : made_for) signal_watcher::restore_default(each);
         if (times > 2) kill(getpid(), signal);  // it came before its default effect was back
       });
@@ -276,13 +278,14 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
 
 runtime::~runtime() {
   state& s = *state_;
-  s.signals.reset();
   if (s.core->forked()) {
+    s.signals.reset();
     // The threads did not come along: there is nobody to join, and their locks may be held for ever.
     new std::shared_ptr<state>(std::move(state_));
     return;
   }
-  // By what its own shutdown calls, on that stack or on a worker's: it goes on, and keeps what it needs.
+  // By what its own shutdown calls, on that stack or on a worker's: it goes on, and keeps what it needs, signals among
+  // it.
   if (s.waited_for_here(&s) || (!s.may_wait_for_end() && s.is_driven())) return;
   bool done = s.done.load() != 0;
   for (unsigned tries = 0; !done; ++tries) {
@@ -315,6 +318,7 @@ runtime::~runtime() {
     }
     s.environment->stop_pools(deadline_after(s.environment->time().now(), at_once));
   }
+  s.signals.reset();  // only now: until here a second signal forces the end
 }
 
 event_bus& runtime::bus() noexcept { return *state_->bus; }

@@ -53,8 +53,9 @@ class PENSTOCK_API runtime_options {
   /// The lowest level that is said. Default: info.
   runtime_options& log_from(log_level least) &;
   runtime_options&& log_from(log_level least) &&;
-  /// Signals that ask for the shutdown: the first one requests it, the second forces it, a third has its default effect.
-  /// Default: none; a library does not touch them. One runtime in a process may; a second one throws `already_exists`.
+  /// Signals that ask for the shutdown: the first one requests it, the second forces it, a third has its default
+  /// effect; until the runtime's end, its destructor's waiting included. Default: none; a library does not touch them.
+  /// One runtime in a process may; a second one throws `already_exists`.
   runtime_options& stop_on_signals(std::vector<int> signals) &;
   runtime_options&& stop_on_signals(std::vector<int> signals) &&;
   /// What to run on; a simulation gives its own. Default: real threads and time.
