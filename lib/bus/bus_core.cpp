@@ -388,12 +388,16 @@ void bus_core::escalate(subscription_core& failed, const failure* record) noexce
   close_intake();
   exec::context hook{exec::context_kind::hook};
   exec::context_scope scope(&hook);
+  failure unknown;
+  if (record == nullptr) {
+    try {
+      unknown.subscription = failed.name;
+    } catch (...) {  // no memory for the name: told all the same
+    }
+  }
   try {
-    failure told;
-    if (record != nullptr) told = *record;
-    told.subscription = failed.name;
-    if (hooks_.on_escalate) hooks_.on_escalate(told);
-  } catch (...) {  // the hook threw, or there was no memory for what it is told
+    if (hooks_.on_escalate) hooks_.on_escalate(record != nullptr ? *record : unknown);
+  } catch (...) {
     const exception_record thrown = describe_current_exception();
     tell_hook_threw(hooks_.hook_threw, {.hook = "on_escalate", .subscription = failed.name, .thrown = thrown});
   }

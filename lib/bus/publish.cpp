@@ -367,7 +367,7 @@ class publishing {
       place.refusal = errc::would_block;
     }
     if (sync::waiter* waits = place.waiter(); waits != nullptr && context != nullptr)
-      waits->origin = {context->task, context->stream};
+      waits->origin = {context->in_hand, context->stream};
     if (place.waiter() == nullptr && place.producer != nullptr) std::exchange(place.producer, nullptr)->output_decided();
     return place;
   }

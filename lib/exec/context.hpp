@@ -25,9 +25,10 @@ struct context {
   context_kind kind;
   void* lane = nullptr;         ///< for `lane`: the bus's lane; for `awaited`: by whom
   bool under_delivery = false;  ///< what it publishes is caused by a stream's delivery: taken during a drain
+  const void* task = nullptr;   ///< for `awaited`: the background task whose function it is
   // For a watchdog, where a publish waits.
-  const runnable* task = nullptr;  ///< what its worker has in hand that runs a task
-  std::uint64_t stream = 0;        ///< under a delivery: the stream's number
+  const runnable* in_hand = nullptr;  ///< what its worker has in hand that runs a task
+  std::uint64_t stream = 0;           ///< under a delivery: the stream's number
 };
 
 /// The context of the running code; null on a thread that may wait. Compiled: see this_thread_slot.

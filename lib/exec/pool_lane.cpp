@@ -20,7 +20,7 @@ PENSTOCK_CATCHES_FORCED_UNWIND
 void pool_lane::run(unsigned budget) {
   auto keep = ref_ptr<pool_lane>::adopt(this);
   context working{context_kind::worker};
-  working.task = this;
+  working.in_hand = this;
   context_scope scope(&working);
   try {
     for (;;) {

@@ -120,6 +120,26 @@ runtime_options&& runtime_options::environment(std::shared_ptr<execution_environ
 namespace {
 /// Workers that are in no call end within this; it is theirs even when the budget is spent.
 constexpr std::chrono::milliseconds at_once{20};
+
+/// Both, one after the other; without memory as much of it as a string holds by itself, and a mark.
+std::string joined(std::string_view what, std::string_view whose) noexcept {
+  try {
+    return std::string(what).append(whose);
+  } catch (const std::bad_alloc&) {
+  }
+  constexpr std::string_view mark = "…";
+  std::string text;
+  const std::size_t room = text.capacity() - mark.size();
+  text.append(what.substr(0, room));
+  text.append(whose.substr(0, room - text.size()));
+  const auto goes_on_with = [&](char byte) { return (static_cast<unsigned char>(byte) & 0xc0) == 0x80; };
+  char next = text.size() < what.size() ? what[text.size()] : whose[text.size() - what.size()];
+  while (goes_on_with(next) && !text.empty()) {  // between two characters, not within one
+    next = text.back();
+    text.pop_back();
+  }
+  return text.append(mark);
+}
 }  // namespace
 
 struct runtime::state {
@@ -131,7 +151,6 @@ struct runtime::state {
   detail::bus_core* core = nullptr;
   std::optional<task_registry> tasks;
   detail::registry_core* registry = nullptr;
-  std::optional<signal_watcher> signals;
   std::shared_ptr<penstock::watchdog> watch;  // null: nobody watches
 
   // Of whoever drives the shutdown.
@@ -150,9 +169,10 @@ struct runtime::state {
   shutdown_report report PENSTOCK_GUARDED_BY(m);
   sync::atomic<std::uint32_t> done{0};     // 1: the report is final
   sync::atomic<std::uint32_t> changes{0};  // moves when a shutdown has been requested or has ended, or nobody drives it
+  std::optional<signal_watcher> signals;   // its thread uses all the above
 
   shutdown_report shut_down(std::chrono::nanoseconds limit, std::string_view why);
-  void request(std::chrono::nanoseconds limit, std::string_view why);
+  void request(std::chrono::nanoseconds limit, std::string_view why, std::string_view whose = {}) noexcept;
   void force() noexcept;
   bool requested() noexcept {
     lock_guard lock(m);
@@ -214,8 +234,9 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
   const auto on_failure = std::make_shared<unique_function<void(const failure&)>>(std::move(made.on_failure));
   const auto on_escalate = std::make_shared<unique_function<void(const failure&)>>(std::move(made.on_escalate));
   const auto escalate = [on_escalate, weak = std::weak_ptr<state>(state_)](const failure& record) {
-    if (const auto owner = weak.lock())
-      owner->request(owner->default_limit, "escalated by " + (record.task.empty() ? record.subscription : record.task));
+    std::string_view failed = record.task.empty() ? record.subscription : record.task;
+    if (failed.empty()) failed = "a failure";  // there was no memory for the name
+    if (const auto owner = weak.lock()) owner->request(owner->default_limit, "escalated by ", failed);
     (*on_escalate)(record);
   };
   const auto hook_threw = [lines](const detail::hook_problem& problem) { lines->hook_threw(problem); };
@@ -266,14 +287,16 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
       s.watch->start(*s.core, std::move(pools));
     }
     if (!made.signals.empty()) {
-      // Only from the watcher's own thread, which ends before the state does.
-      s.signals.emplace(made.signals, [&s, made_for = made.signals](int signal, unsigned times) {
+      s.signals.emplace(made.signals, [weak = std::weak_ptr<state>(state_), made_for = made.signals](int signal,
+                                                                                                     unsigned times) {
+        const auto owner = weak.lock();  // what it calls may end the runtime
+        if (!owner) return;
         if (times == 1) {
           const char* name = sigabbrev_np(signal);  // a real-time signal has none
-          s.request(s.default_limit, "signal " + (name != nullptr ? std::string(name) : std::to_string(signal)));
+          owner->request(owner->default_limit, "signal ", name != nullptr ? std::string(name) : std::to_string(signal));
           return;
         }
-        if (times == 2) s.force();
+        if (times == 2) owner->force();
         for (const int each : made_for) signal_watcher::restore_default(each);
         if (times > 2) kill(getpid(), signal);  // it came before its default effect was back
       });
@@ -286,13 +309,14 @@ runtime::runtime(runtime_options options) : state_(std::make_shared<state>()) {
 
 runtime::~runtime() {
   state& s = *state_;
-  s.signals.reset();
   if (s.core->forked()) {
+    s.signals.reset();
     // The threads did not come along: there is nobody to join, and their locks may be held for ever.
     new std::shared_ptr<state>(std::move(state_));
     return;
   }
-  // By what its own shutdown calls, on that stack or on a worker's: it goes on, and keeps what it needs.
+  // By what its own shutdown calls, on that stack or on a worker's: it goes on, and keeps what it needs, signals among
+  // it.
   if (s.waited_for_here(&s) || (!s.may_wait_for_end() && s.is_driven())) return;
   bool done = s.done.load() != 0;
   for (unsigned tries = 0; !done; ++tries) {
@@ -325,6 +349,7 @@ runtime::~runtime() {
     }
     s.stop_pools(deadline_after(s.environment->time().now(), at_once));
   }
+  s.signals.reset();  // only now: until here a second signal forces the end
 }
 
 event_bus& runtime::bus() noexcept { return *state_->bus; }
@@ -368,10 +393,7 @@ shutdown_report runtime::shutdown_within(std::chrono::nanoseconds limit, std::st
 
 void runtime::request_shutdown(std::string_view reason) noexcept {
   const std::shared_ptr<state> keep = state_;
-  try {
-    keep->request(keep->default_limit, reason);
-  } catch (...) {  // no memory for its lists: they are made by whoever drives it
-  }
+  keep->request(keep->default_limit, reason);
 }
 
 void runtime::force_shutdown() noexcept {
@@ -406,12 +428,13 @@ shutdown_report runtime::state::look() {
 
 // --- the shell around the shutdown's state machine -----------------------------------------------------------------------
 
-/// What needs no waiting happens here, on whatever stack: all of the first step, and the second if there is no task to wait for.
-void runtime::state::request(std::chrono::nanoseconds limit, std::string_view why) {
+/// What needs no waiting happens here, on whatever stack: all of the first step, and the second if there is no task to
+/// wait for. Without memory for the lists that they take, whoever drives it does them.
+void runtime::state::request(std::chrono::nanoseconds limit, std::string_view why, std::string_view whose) noexcept {
   if (core->forked()) return;
   const steady_time now = environment->time().now();
   const bool keeps = registry->live_count(stop_order::keep_until_drained) > 0;
-  std::string text(why);
+  std::string text = joined(why, whose);
   {
     lock_guard lock(m);
     if (machine.begun()) return;
@@ -431,13 +454,16 @@ void runtime::state::request(std::chrono::nanoseconds limit, std::string_view wh
   } when_left{*this};
   exec::context calling = calling_out(registry);
   exec::context_scope scope(&calling);
-  do_what_is_left();
-  if (registry->live_count(stop_order::stop_first) > 0) return;
-  {
-    lock_guard lock(m);
-    left_to_do = machine.on(shutdown_event::condition_holds, now);
+  try {
+    do_what_is_left();
+    if (registry->live_count(stop_order::stop_first) > 0) return;
+    {
+      lock_guard lock(m);
+      left_to_do = machine.on(shutdown_event::condition_holds, now);
+    }
+    do_what_is_left();
+  } catch (const std::bad_alloc&) {
   }
-  do_what_is_left();
 }
 
 /// Whoever drives. Without memory it throws, and the same is left.

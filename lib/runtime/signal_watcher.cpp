@@ -83,7 +83,7 @@ struct signal_watcher::state {
 };
 
 signal_watcher::signal_watcher(const std::vector<int>& signals, unique_function<void(int, unsigned)> told)
-    : state_(std::make_unique<state>()) {
+    : state_(std::make_shared<state>()) {
   state& s = *state_;
   s.told = std::move(told);
   if (pipe2(s.ends, O_CLOEXEC) != 0)
@@ -100,7 +100,7 @@ signal_watcher::signal_watcher(const std::vector<int>& signals, unique_function<
                             "signal_watcher: this process has one already; signals belong to the process");
   pipe_to_watcher.store(s.ends[1]);
   try {
-    s.thread = detail::service_thread("penstock-signals", [&s] { s.read_signals(); });
+    s.thread = detail::service_thread("penstock-signals", [kept = state_] { kept->read_signals(); });
     for (const int number : signals) {
       struct sigaction action {};
       action.sa_handler = &penstock_signal_came;

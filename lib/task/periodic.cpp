@@ -50,8 +50,9 @@ class one_call final : public task_waiter, public task_awaitable, private runnab
   PENSTOCK_CATCHES_FORCED_UNWIND
   void run(unsigned) override {
     exec::context working{exec::context_kind::worker};
-    if (plan_->where->may_wait()) working = {exec::context_kind::awaited, &plan_->entry->core()};
-    working.task = this;
+    if (plan_->where->may_wait())
+      working = {.kind = exec::context_kind::awaited, .lane = &plan_->entry->core(), .task = plan_->entry};
+    working.in_hand = this;
     exec::context_scope scope(&working);
     try {
       plan_->calls(plan_->stop.get_token());

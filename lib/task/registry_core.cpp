@@ -118,8 +118,41 @@ void registry_core::ask_all(std::string_view owner, const std::shared_ptr<const 
   }
 }
 
+const task_entry* registry_core::task_here() noexcept {
+  const exec::context* current = exec::current_context();
+  return current != nullptr ? static_cast<const task_entry*>(current->task) : nullptr;
+}
+
+registry_core::wait_edge::wait_edge(const task_entry& whom, steady_time deadline) noexcept
+    : who_(task_here()), whom_(&whom) {
+  if (who_ == nullptr || deadline != no_deadline) return;
+  registry_core& core = who_->core();
+  lock_guard lock(core.m_);
+  const task_entry* at = whom_;
+  for (const wait_edge* each = core.edges_; each != nullptr && at != who_;) {
+    const bool goes_on = each->who_ == at;
+    if (goes_on) at = each->whom_;
+    each = goes_on ? core.edges_ : each->next_;
+  }
+  closes_a_cycle_ = at == who_;
+  if (closes_a_cycle_) return;
+  core_ = &core;
+  next_ = std::exchange(core.edges_, this);
+}
+
+registry_core::wait_edge::~wait_edge() {
+  if (core_ == nullptr) return;
+  lock_guard lock(core_->m_);
+  wait_edge** link = &core_->edges_;
+  while (*link != this) link = &(*link)->next_;
+  *link = next_;
+}
+
 bool registry_core::wait_ended(const entries& tasks, steady_time deadline) {
   if (!exec::may_wait_here()) return false;
+  const task_entry* here = task_here();
+  for (const auto& each : tasks)
+    if (each.get() == here) return false;
   bool all = true;
   for (const auto& each : tasks)
     if (each->wait_until(deadline) == task_status::running) all = false;

@@ -67,7 +67,27 @@ class registry_core final : public ref_counted<registry_core> {
   static void ask(const entries& tasks, const std::shared_ptr<const cause>& why) noexcept;
   /// The same for all there are now, without memory for a list.
   void ask_all(std::string_view owner, const std::shared_ptr<const cause>& why) noexcept;
-  /// Waits for their end. False: the deadline passed first, or waiting is not allowed here.
+  /// The task whose function is running here; null: none.
+  static const task_entry* task_here() noexcept;
+  /// Lives as long as a function's wait for another task's end, and is seen by those that begin to wait meanwhile. A
+  /// wait with a deadline ends by itself and is in no cycle; neither is one between two registries, which is not seen.
+  class wait_edge {
+   public:
+    wait_edge(const task_entry& whom, steady_time deadline) noexcept;
+    ~wait_edge();
+    wait_edge(const wait_edge&) = delete;
+    wait_edge& operator=(const wait_edge&) = delete;
+    /// The task that would be waited for waits for this one, itself or through others.
+    bool closes_a_cycle() const noexcept { return closes_a_cycle_; }
+
+   private:
+    registry_core* core_ = nullptr;  // null: it is not listed
+    const task_entry* const who_;
+    const task_entry* const whom_;
+    bool closes_a_cycle_ = false;
+    wait_edge* next_ = nullptr;  // guarded by the core
+  };
+  /// Waits for their end. False: the deadline passed first, waiting is not allowed here, or one of them is what waits.
   static bool wait_ended(const entries& tasks, steady_time deadline);
   std::size_t live_count(stop_order order) const noexcept;
   /// Waits until none of that order is left. False: the deadline passed first, or `give_up` was set (and `wake_waiters` called).
@@ -110,6 +130,7 @@ class registry_core final : public ref_counted<registry_core> {
   task_counts counts_ PENSTOCK_GUARDED_BY(m_);
   std::uint64_t next_id_ PENSTOCK_GUARDED_BY(m_) = 1;
   registry_close_operation* watchers_ PENSTOCK_GUARDED_BY(m_) = nullptr;
+  wait_edge* edges_ PENSTOCK_GUARDED_BY(m_) = nullptr;
 };
 
 }  // namespace penstock::detail

@@ -137,8 +137,8 @@ void task_entry::run(unsigned) {
   const auto keep = ref_ptr<task_entry>::adopt(this);
   parts& p = *parts_;
   exec::context working{exec::context_kind::worker};
-  if (p.may_wait) working = {exec::context_kind::awaited, p.core.get()};
-  working.task = this;
+  if (p.may_wait) working = {.kind = exec::context_kind::awaited, .lane = p.core.get(), .task = this};
+  working.in_hand = this;
   exec::context_scope scope(&working);
   std::shared_ptr<const cause> stopped;
   {

@@ -44,10 +44,16 @@ bool task_handle::request_cancel(std::string_view reason, std::string_view who) 
 
 task_status task_handle::wait_until(steady_time deadline) const {
   if (entry_ == nullptr) return task_status::closed;
-  if (!exec::may_wait_here() && !done())
+  if (done()) return status();
+  const auto refuse_wait = [&](const char* why) {
     throw std::system_error(make_error_code(errc::would_deadlock),
-                            "waiting for task \"" + name() +
-                                "\": a handler, a hook, a task or posted work may not wait; co_await async_wait()");
+                            "waiting for task \"" + escape_control_bytes(name()) + "\": " + why);
+  };
+  if (!exec::may_wait_here())
+    refuse_wait("a handler, a hook, a task or posted work may not wait; co_await async_wait()");
+  if (detail::registry_core::task_here() == entry_) refuse_wait("this code is that task's own");
+  const detail::registry_core::wait_edge edge(*entry_, deadline);
+  if (edge.closes_a_cycle()) refuse_wait("that task waits for this one, itself or through others");
   return entry_->wait_until(deadline);
 }
 

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -363,6 +364,49 @@ TEST_CASE("looking, closing and shutting down with the nth allocation failing en
               CHECK(sub->ledger().balanced());
               sub.reset();
             }) > 4);
+}
+
+TEST_CASE("a shutdown is requested whichever allocation fails: by a call, by a signal, by a failure that escalates",
+          "[G8]") {
+  const time_limit limit;
+  constexpr const char* long_reason = "a reason that does not fit into a string's own bytes, with \xc3\xa4 in it";
+  enum class by { call, signal, escalation };
+  const by who = GENERATE(by::call, by::signal, by::escalation);
+  bool failed = true;
+  for (long n = 0; failed; ++n) {
+    INFO("allocation " << n << " fails");
+    REQUIRE(n < 2000);
+    std::atomic<int> failures{0};
+    runtime rt(runtime_options()
+                   .on_failure([&](const failure&) { ++failures; })
+                   .on_escalate([](const failure&) {})
+                   .stop_on_signals({SIGUSR1}));
+    const auto out = rt.bus().publisher<small>();
+    auto sub = rt.bus().subscribe<small>("escalates at once, and has a long name",
+                                         subscribe_options().on_failure(failure_policy::escalate()),
+                                         [](const small&) { throw 1; });
+    allocations_left = n;
+    if (who == by::call) {
+      rt.request_shutdown(long_reason);
+    } else if (who == by::signal) {
+      raise(SIGUSR1);
+    } else if (!out.publish(small{1}).accepted()) {
+      allocations_left = -1;
+      continue;
+    }
+    penstock_test::eventually([&] { return rt.shutdown_requested(); });
+    failed = allocations_left.exchange(-1) < 0;
+    const auto report = rt.shutdown(25s);
+    const std::string whole = who == by::call     ? long_reason
+                              : who == by::signal ? "signal USR1"
+                                                  : "escalated by " + sub.name();
+    if (report.reason != whole && report.reason != "escalated by a failure") {
+      CHECK(report.reason.ends_with("…"));
+      CHECK(whole.starts_with(report.reason.substr(0, report.reason.size() - std::string("…").size())));
+    }
+    CHECK(report.reason.size() > 8);
+    CHECK(report.tasks.counts.balanced());
+  }
 }
 
 namespace {

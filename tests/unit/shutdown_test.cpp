@@ -936,6 +936,67 @@ TEST_CASE("the second signal forces the shutdown, be it the same one or another"
   over.wait();
 }
 
+TEST_CASE("while a destructor waits a second signal forces its end, and the actions come back only then",
+          "[P14][T11]") {
+  const time_limit limit;
+  const auto before = actions_now();
+  record<penstock::log_record> said;
+  gate release, over, begun, asked;
+  std::optional<penstock::runtime> rt(
+      std::in_place,
+      workers().stop_on_signals({SIGUSR1, SIGUSR2}).shutdown_within(24h).log_to([&](const penstock::log_record& line) {
+        said.add(line);
+      }));
+  auto sub = rt->bus().subscribe<job>("endless", [&](const job&) {
+    begun.open();
+    release.wait();
+    over.open();
+  });
+  rt->bus().publish(job{1});
+  rt->tasks().spawn("is asked", [&](const std::stop_token& stop) {
+    wait_for_stop(stop);
+    asked.open();
+  });
+  begun.wait();
+  std::thread ends([&] { rt.reset(); });
+  asked.wait();  // the destructor's shutdown has begun
+  CHECK_FALSE(same_actions(before, actions_now()));
+  kill(getpid(), SIGUSR1);  // asks for what is on its way
+  kill(getpid(), SIGUSR2);
+  ends.join();
+  CHECK_FALSE(over.is_open());
+  CHECK(same_actions(before, actions_now()));
+  REQUIRE(said.size() >= 1);
+  CHECK_THAT(to_string(said.all()[0]), contains_text("reason=\"runtime destroyed\"") && contains_text("forced=true"));
+  release.open();
+  over.wait();
+}
+
+TEST_CASE("a runtime may be destroyed on the thread of its signals, by a callback of what the signal stops",
+          "[P14][D6]") {
+  const time_limit limit;
+  const std::size_t threads = threads_of_process();
+  std::unique_ptr<penstock::runtime> rt = std::make_unique<penstock::runtime>(
+      workers().stop_on_signals({SIGUSR1}).log_to([](const penstock::log_record&) {}));
+  gate begun, over, destroyed;
+  rt->tasks().spawn("ends its runtime", [&](const std::stop_token& stop) {
+    gate asked;
+    std::stop_callback on_stop(stop, [&] {
+      rt.reset();
+      destroyed.open();
+      asked.open();
+    });
+    begun.open();
+    asked.wait();
+    over.open();
+  });
+  begun.wait();
+  kill(getpid(), SIGUSR1);
+  destroyed.wait();
+  over.wait();
+  eventually([&] { return threads_of_process() == threads; });  // the watcher's thread has ended too
+}
+
 TEST_CASE("there is one watcher in a process at a time, and the next may come when it has gone", "[P14]") {
   const time_limit limit;
   const std::size_t threads = threads_of_process();

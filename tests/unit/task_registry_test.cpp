@@ -971,6 +971,105 @@ TEST_CASE("where waiting is not allowed close asks all and returns at once", "[t
   stuck.wait();
 }
 
+TEST_CASE("a function that waits for its own end is refused, whatever the deadline, and goes on", "[task]") {
+  const time_limit limit;
+  world w;
+  for (const auto deadline : {penstock::no_deadline, w.rt.time().now() + 1h}) {
+    record<std::string> refused;
+    record<task_handle> self;
+    const task_handle own = w.tasks.spawn("own", [&] {
+      self.wait_for(1);
+      refused.add(text_of([&] { self.all()[0].wait_until(deadline); }, errc::would_deadlock));
+      w.tasks.spawn("another", nothing()).wait();
+    });
+    self.add(own);
+    CHECK(own.wait() == task_status::completed);
+    CHECK(refused.all() ==
+          std::vector<std::string>{"waiting for task \"own\": this code is that task's own: it would wait for "
+                                   "itself"});
+  }
+}
+
+TEST_CASE("a tick that waits for the end of its periodic task is refused", "[task]") {
+  const time_limit limit;
+  world w;
+  record<std::string> refused;
+  record<task_handle> self;
+  const task_handle ticks = w.tasks.every("ticks", 1ms, [&] {
+    self.wait_for(1);
+    refused.add(text_of([&] { self.all()[0].wait(); }, errc::would_deadlock));
+  });
+  self.add(ticks);
+  refused.wait_for(2);
+  ticks.request_cancel();
+  CHECK(ticks.wait() == task_status::cancelled);
+  CHECK(refused.all()[0].find("this code is that task's own") != std::string::npos);
+}
+
+TEST_CASE("of functions that wait for each other in a ring one is refused, and all end", "[task]") {
+  const time_limit limit;
+  constexpr std::size_t size = 3;
+  world w(std::move(runtime_options().pool("blocking", worker_pool_options().threads(size))));
+  record<std::string> refused;
+  record<task_handle> ring;
+  std::vector<task_handle> all;
+  for (std::size_t i = 0; i < size; ++i)
+    all.push_back(w.tasks.spawn("ring", [&, i] {
+      ring.wait_for(size);
+      const std::string text = text_of([&] { ring.all()[(i + 1) % size].wait(); }, errc::would_deadlock);
+      if (text != "no exception") refused.add(text);
+    }));
+  for (const task_handle& each : all) ring.add(each);
+  for (const task_handle& each : all) CHECK(each.wait() == task_status::completed);
+  REQUIRE(refused.size() == 1);
+  CHECK(refused.all()[0].find("that task waits for this one, itself or through others") != std::string::npos);
+}
+
+TEST_CASE("functions that wait for each other with a deadline are not refused", "[task]") {
+  const time_limit limit;
+  world w;
+  record<task_status> seen;
+  record<task_handle> pair;
+  gate waiting;
+  const task_handle hasty = w.tasks.spawn("hasty", [&] {
+    pair.wait_for(2);
+    waiting.open();
+    seen.add(pair.all()[1].wait_for(1ms));
+  });
+  const task_handle patient = w.tasks.spawn("patient", [&] {
+    pair.wait_for(2);
+    waiting.wait();
+    seen.add(pair.all()[0].wait());
+  });
+  pair.add(hasty);
+  pair.add(patient);
+  CHECK(patient.wait() == task_status::completed);
+  CHECK(seen.all() == std::vector<task_status>{task_status::running, task_status::completed});
+}
+
+TEST_CASE("a function or a tick that closes the registry or the group it belongs to asks all and does not wait",
+          "[task]") {
+  const time_limit limit;
+  world w;
+  const auto group = w.tasks.owner("group");
+  record<task_report> reports;
+  const task_handle sleeps = group.spawn("sleeps", sleeps_for_ever());
+  const task_handle closes = group.spawn("closes", [&](const std::stop_token& stop) {
+    reports.add(group.close(1h));
+    if (!stop.stop_requested()) throw std::runtime_error("it has not asked itself");
+  });
+  CHECK(closes.wait() == task_status::completed);
+  CHECK(sleeps.wait() == task_status::cancelled);
+  REQUIRE(reports.size() == 1);
+  CHECK(reports.all()[0].tasks.at(1).name == "closes");
+  CHECK(reports.all()[0].tasks.at(1).status == task_status::running);
+
+  const task_handle ticks = w.tasks.every("ticks", 1ms, [&] { reports.add(w.tasks.close(1h)); });
+  CHECK(ticks.wait() == task_status::cancelled);
+  CHECK(reports.size() == 2);
+  CHECK(text_of([&] { w.tasks.spawn("late", nothing()); }, errc::closed).find("closing") != std::string::npos);
+}
+
 namespace {
 
 task<> closes_in_time(task_registry tasks, std::chrono::nanoseconds limit, record<task_report>& reports) {

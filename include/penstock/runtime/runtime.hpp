@@ -55,8 +55,9 @@ class PENSTOCK_API runtime_options {
   /// The lowest level that is said. Default: info.
   runtime_options& log_from(log_level least) &;
   runtime_options&& log_from(log_level least) &&;
-  /// Signals that ask for the shutdown: the first one requests it, the second forces it, a third has its default effect.
-  /// Default: none; a library does not touch them. One runtime in a process may; a second one throws `already_exists`.
+  /// Signals that ask for the shutdown: the first one requests it, the second forces it, a third has its default
+  /// effect; until the runtime's end, its destructor's waiting included. Default: none; a library does not touch them.
+  /// One runtime in a process may; a second one throws `already_exists`.
   runtime_options& stop_on_signals(std::vector<int> signals) &;
   runtime_options&& stop_on_signals(std::vector<int> signals) &&;
   /// What names a call, a pool or a chain of waits while it is stuck. Default: one with default options, which logs a line;
@@ -110,7 +111,8 @@ class PENSTOCK_API runtime {
   shutdown_report shutdown(std::chrono::duration<Rep, Period> limit, std::string_view reason = "shutdown requested") {
     return shutdown_within(clamp_duration(limit), reason);
   }
-  /// Begins the shutdown within the limit of the options, and waits for nothing: from anywhere, but not from a signal handler.
+  /// Begins the shutdown within the limit of the options, and waits for nothing: from anywhere, but not from a signal
+  /// handler. Without memory too: then of the reason only the first few bytes stay, and a mark.
   void request_shutdown(std::string_view reason) noexcept;
   /// Ends a shutdown that has begun now: what still runs is asked to stop and left, by name. From anywhere; waits for nothing.
   void force_shutdown() noexcept;

@@ -15,9 +15,10 @@ namespace penstock {
 /// signals have their default effect.
 class PENSTOCK_API signal_watcher {
  public:
-  /// `told` gets the signal and how many have come, this one among them. It may wait; what it throws is dropped.
-  /// Throws std::system_error: `already_exists` while there is another, `invalid_argument` for a signal that cannot be handled,
-  /// the system's code when no pipe or thread can be had.
+  /// `told` gets the signal and how many have come, this one among them. It may wait, and end the watcher;
+  /// what it throws is dropped.
+  /// Throws std::system_error: `already_exists` while there is another, `invalid_argument` for a signal that cannot be
+  /// handled, the system's code when no pipe or thread can be had.
   signal_watcher(const std::vector<int>& signals, unique_function<void(int signal, unsigned times)> told);
   signal_watcher(const signal_watcher&) = delete;
   signal_watcher& operator=(const signal_watcher&) = delete;
@@ -28,7 +29,7 @@ class PENSTOCK_API signal_watcher {
 
  private:
   struct state;
-  std::unique_ptr<state> state_;
+  std::shared_ptr<state> state_;  // its thread's as well
 };
 
 }  // namespace penstock

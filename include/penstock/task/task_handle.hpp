@@ -77,7 +77,9 @@ class PENSTOCK_API task_handle {
   bool request_cancel(std::string_view reason = {}, std::string_view who = {}) const noexcept;
 
   /// Waits for its end; from then on none of its code runs, and its closure and frames have been destroyed.
-  /// Throws std::system_error (`would_deadlock`) in a handler, a hook, a task or posted work that may not wait.
+  /// Throws std::system_error (`would_deadlock`) in a handler, a hook, a task or posted work that may not wait; in the
+  /// task itself, whatever the deadline; and, without a deadline, in a task's function that this task waits for in the
+  /// same way, itself or through others.
   task_status wait() const { return wait_until(no_deadline); }
   /// `running`: the time passed first.
   task_status wait_until(steady_time deadline) const;

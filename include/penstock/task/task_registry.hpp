@@ -196,7 +196,8 @@ class PENSTOCK_API task_registry {
   /// Asks all to stop; refuses nothing.
   void cancel_all(std::string_view reason) const noexcept;
   /// Refuses what comes now, asks all to stop, and waits for their end; gives what became of each. Where waiting is not
-  /// allowed it returns at once. A task past the deadline is left running, and named. Idempotent. Throws std::bad_alloc.
+  /// allowed, and in one of the tasks it closes, it returns at once. A task past the deadline is left running, and
+  /// named. Idempotent. Throws std::bad_alloc.
   template <class Rep, class Period>
   task_report close(std::chrono::duration<Rep, Period> limit, std::string_view reason = "closed") const {
     return close_within(clamp_duration(limit), reason);
