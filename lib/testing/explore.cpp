@@ -185,11 +185,23 @@ struct exploration_plan {
   }
 };
 
+/// Adds the exploration to the file that PENSTOCK_EXPLORED names, in one write: several programs may share it.
+void note_explored(const exploration& done) {
+  const char* path = std::getenv("PENSTOCK_EXPLORED");
+  std::FILE* file = path != nullptr && *path != '\0' ? std::fopen(path, "a") : nullptr;
+  if (file == nullptr) return;
+  std::fprintf(file, "%llu %llu %llu\n", static_cast<unsigned long long>(done.schedules),
+               static_cast<unsigned long long>(done.replays), static_cast<unsigned long long>(done.steps));
+  std::fclose(file);
+}
+
 }  // namespace detail
 
 exploration explore(const explore_options& options, unique_function<void(simulation&)> scenario) {
   detail::exploration_plan plan{options, scenario};
-  return plan.run_all();
+  const exploration done = plan.run_all();
+  detail::note_explored(done);
+  return done;
 }
 
 exploration explore(std::uint64_t seeds, unique_function<void(simulation&)> scenario) {

@@ -28,7 +28,11 @@ using penstock_test::gate;
 namespace {
 
 using clock_type = std::chrono::steady_clock;
-constexpr std::chrono::milliseconds allowed{50};  // beyond the deadline
+#if defined(TEST_THREAD_SANITIZED)
+constexpr std::chrono::milliseconds allowed{250};  // beyond the deadline
+#else
+constexpr std::chrono::milliseconds allowed{50};
+#endif
 
 struct job {
   std::uint64_t number = 0;
@@ -161,6 +165,6 @@ int main() {
              all.unnamed + all.named_wrongly + all.not_balanced + all.not_ended == 0 &&
                  all.named >= all.stuck_calls + all.deaf_tasks);
   const auto most = std::chrono::duration<double, std::milli>(allowed).count();
-  out.time("G16 beyond the deadline", all.overshoot.text_to_thousandths(), "50 ms", all.overshoot.max() <= most);
+  out.time("G16 beyond the deadline", all.overshoot.text_to_thousandths(), with_digits(most, 0) + " ms", all.overshoot.max() <= most);
   return out.finish();
 }

@@ -260,6 +260,34 @@ TEST_CASE("memory is back near the start after a burst of a million events", "[L
   CHECK(after < before + 256 * 1024);
 }
 
+TEST_CASE("ten thousand publishers' threads that come and go leave no memory behind", "[L3]") {
+  const time_limit limit;
+  penstock::runtime rt(workers(2));
+  std::atomic<std::uint64_t> handled{0};
+  auto small = rt.bus().subscribe<sized<32>>("small", [&](const sized<32>&) { ++handled; });
+  auto large = rt.bus().subscribe<std::string>("large", [&](const std::string&) { ++handled; });
+  const auto numbers = rt.bus().publisher<sized<32>>();
+  const auto texts = rt.bus().publisher<std::string>();
+  const auto come_and_go = [&](int threads) {
+    for (int i = 0; i < threads; ++i) {
+      std::thread one([&] {
+        numbers.publish({});
+        texts.emplace(100, 'x');
+        (void)rt.pool("default")->post([&] { ++handled; });
+      });
+      one.join();
+    }
+    eventually([&] { return rt.bus().wait_idle(25s) && handled % 3 == 0; });
+  };
+  come_and_go(500);
+  const auto in_use = [] { return mallinfo2().uordblks; };
+  const std::size_t before = in_use();
+  come_and_go(10'000);
+  const std::size_t after = in_use();
+  CHECK(handled == 31'500);
+  CHECK(after < before + 64 * 1024);
+}
+
 #endif
 
 TEST_CASE("a hundred idle subscriptions use no processor time", "[L2][B10]") {

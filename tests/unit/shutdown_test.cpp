@@ -4,6 +4,7 @@
 #include "../support/child.hpp"
 #include "../support/gate.hpp"
 #include "../support/sanitizers.hpp"
+#include "../support/signal_storm.hpp"
 
 #include <penstock/penstock.hpp>
 #include <penstock/runtime/signal_watcher.hpp>
@@ -14,7 +15,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
-#include <ctime>
 #include <filesystem>
 #include <latch>
 #include <memory>
@@ -1120,20 +1120,7 @@ TEST_CASE("a child after fork may watch signals of its own, and its copy of the 
 
 TEST_CASE("a storm of signals that interrupt every wait does not disturb a shutdown", "[P14][T13]") {
   const time_limit limit;
-  static std::atomic<int> came;
-  came = 0;
-  struct sigaction action {}, before {};
-  action.sa_handler = [](int) { ++came; };  // without SA_RESTART: calls end with EINTR
-  sigaction(SIGUSR2, &action, &before);
-  timer_t storm{};
-  struct sigevent event {};
-  event.sigev_notify = SIGEV_SIGNAL;
-  event.sigev_signo = SIGUSR2;
-  REQUIRE(timer_create(CLOCK_MONOTONIC, &event, &storm) == 0);
-  struct itimerspec every_millisecond {};
-  every_millisecond.it_value.tv_nsec = 1'000'000;
-  every_millisecond.it_interval.tv_nsec = 1'000'000;
-  REQUIRE(timer_settime(storm, 0, &every_millisecond, nullptr) == 0);
+  const signal_storm storm;
   {
     penstock::runtime rt(workers().stop_on_signals({SIGUSR1}));
     gate begun, slept;
@@ -1167,7 +1154,5 @@ TEST_CASE("a storm of signals that interrupt every wait does not disturb a shutd
     release.open();
     over.wait();
   }
-  timer_delete(storm);
-  sigaction(SIGUSR2, &before, nullptr);
-  CHECK(came > 10);
+  CHECK(storm.signals() > 10);
 }

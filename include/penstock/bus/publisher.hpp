@@ -28,7 +28,8 @@ namespace penstock {
 /// What waits: `publish`, `publish_for`, `publish_until`, `publish_many` and `emplace` wait while a `block` subscription
 /// is full, at all full ones at once; `try_…` never does. Inside a handler nothing waits: the output is parked, and the
 /// lane takes no further event until it has a seat. On a worker without a lane (posted work) a publish that would wait is
-/// refused with `would_block`.
+/// refused with `would_block`. Never in a signal handler, which may have interrupted the very code that it would call, and no
+/// check could tell: a `signal_watcher` publishes on a thread.
 /// Order: what one publish returned from, before another started, is handled first by every subscription with concurrency 1.
 /// Throws: what E's copy or move throws; nothing has been offered then. No memory is `errc::not_enough_memory`.
 /// Cost: no allocation for a trivially copyable event of up to 64 bytes that need not wait; otherwise one, whatever the

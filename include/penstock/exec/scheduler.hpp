@@ -49,7 +49,7 @@ class timer_node {
 class PENSTOCK_API timer_service {
  public:
   virtual ~timer_service();
-  /// Errors: not_enough_memory, closed, or invalid_argument when the timer thread cannot start; then nothing is armed.
+  /// Errors: not_enough_memory, also of threads; closed; forked. Then nothing is armed.
   virtual errc arm(timer_node& node) noexcept = 0;
   /// True: it was armed and will not fire. False: it has fired, is firing now, or was not armed.
   virtual bool disarm(timer_node& node) noexcept = 0;

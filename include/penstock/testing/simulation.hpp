@@ -236,8 +236,9 @@ struct exploration {
 /// Throws simulation_failure with the seed, the strategy, what failed, the last lines of the trace, and one command
 /// that replays it; that command is written to the standard error stream as well, where no reporter breaks its line, also
 /// when the scenario crashes. The environment variables PENSTOCK_SEED=N (only that seed) and PENSTOCK_SEEDS=N (another
-/// count) are obeyed. The scenario runs on a
-/// stack of 8 MiB of its own; when a deadlock leaves it stuck inside the library it is never resumed.
+/// count) are obeyed; PENSTOCK_EXPLORED=FILE adds a line to a file for each exploration in which nothing failed: its schedules,
+/// replays and steps. The scenario runs on a stack of 8 MiB of its own; when a deadlock leaves it stuck inside the library it
+/// is never resumed.
 PENSTOCK_API exploration explore(const explore_options& options, unique_function<void(simulation&)> scenario);
 PENSTOCK_API exploration explore(std::uint64_t seeds, unique_function<void(simulation&)> scenario);
 
