@@ -161,11 +161,6 @@ runnable* ready_list::take_left() noexcept {
   return left;
 }
 
-bool ready_list::take_left_posted() noexcept {
-  lock_guard lock(m_);
-  return posted_ > 0 && posted_-- > 0;
-}
-
 std::size_t ready_list::size() noexcept {
   lock_guard lock(m_);
   return lanes_ + posted_;

@@ -43,7 +43,6 @@ class ready_list {
   void stop() noexcept;
   /// After `stop` and the end of the workers: what was left.
   runnable* take_left() noexcept;
-  bool take_left_posted() noexcept;
 
   std::size_t size() noexcept;
   unsigned sleeping() noexcept;
