@@ -5,6 +5,8 @@
 #include "bus/result_builder.hpp"
 #include "bus/subscription_core.hpp"
 
+#include <penstock/base/failure.hpp>
+
 #include <new>
 #include <ostream>
 #include <utility>
@@ -56,7 +58,7 @@ std::string to_string(const publish_result& result) {
   for (std::size_t i = 0; i < result.refusals(); ++i) {
     const auto each = result.refusal(i);
     text += i == 0 ? " (" : ", ";
-    text += each.subscription;
+    text += escape_control_bytes(each.subscription);
     text += ": ";
     text += to_string(each.reason);
   }

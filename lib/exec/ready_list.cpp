@@ -170,11 +170,6 @@ runnable* ready_list::take_left() noexcept {
   return left;
 }
 
-bool ready_list::take_left_posted() noexcept {
-  lock_guard lock(m_);
-  return posted_ > 0 && posted_-- > 0;
-}
-
 // --- seen by a watchdog ------------------------------------------------------------------------------------------------
 
 void ready_list::enlist(sleeper& self, unsigned index) noexcept {

@@ -55,7 +55,6 @@ class ready_list {
   void stop() noexcept;
   /// After `stop` and the end of the workers: what was left.
   runnable* take_left() noexcept;
-  bool take_left_posted() noexcept;
 
   // For the watchdog: those who enlist are seen; who has enlisted leaves before its thread ends.
   void enlist(sleeper& self, unsigned index) noexcept;

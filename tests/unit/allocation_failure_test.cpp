@@ -228,6 +228,16 @@ TEST_CASE("subscribe with its nth allocation failing subscribes, or throws and l
   points = sweep(
       "topic", nothing,
       [](world& w) {
+        const auto tried = w.bus().try_subscribe<small>("tried, with a name that does not fit into a small string",
+                                                        subscribe_options(), [](const small&) {});
+        if (!tried) CHECK(tried.error == errc::not_enough_memory);
+        return tried ? ending::succeeded : ending::refused;
+      },
+      still_publishes);
+  CHECK(points > 4);
+  points = sweep(
+      nothing,
+      [](world& w) {
         auto topic = w.bus().topic<small>("a.topic.with.a.name.of.its.own");
         auto orders = topic.publisher();
         return ending::succeeded;
@@ -357,6 +367,56 @@ TEST_CASE("reading a stream with its nth allocation failing loses no event", "[G
               inbox.reset();
               still_publishes(w);
             }) > 0);
+}
+
+TEST_CASE("a delivery that is failed with its nth allocation failing is told and counted once", "[G8][S5]") {
+  const time_limit limit;
+  std::optional<stream<text>> inbox;
+  CHECK(sweep(
+            [&](world& w) {
+              inbox.emplace(w.bus().stream<text>("an inbox with a name that does not fit into a small string"));
+              const text event{"one"};
+              w.bus().publish(event);
+            },
+            [&](world&) {
+              inbox->receive().fail("a reason that does not fit into a small string");
+              return ending::succeeded;
+            },
+            [&](world& w) {
+              CHECK(w.failures == 1);
+              CHECK(inbox->ledger().failed == 1);
+              inbox.reset();
+              still_publishes(w);
+            }) > 2);
+}
+
+TEST_CASE("waiting until a bus is idle with the nth allocation failing says so only when it is", "[G8]") {
+  const time_limit limit;
+  std::optional<subscription> sub;
+  const auto one = [&](world& w) {
+    sub.emplace(w.bus().subscribe<small>("one", [&w](const small&) { ++w.calls; }));
+    w.bus().publish(small{1});
+  };
+  const auto ends = [&](world& w) {
+    REQUIRE(w.bus().wait_idle(25s));
+    CHECK(w.calls == 1);
+    still_publishes(w);
+    sub.reset();
+  };
+  const auto truly = [](world& w, bool idle) {
+    if (idle) CHECK(w.calls == 1);
+    return idle ? ending::succeeded : ending::refused;
+  };
+  CHECK(sweep(
+            one, [&](world& w) { return truly(w, w.bus().wait_idle(25s)); }, ends) > 0);
+  const auto awaits = [](event_bus& bus) -> task<bool> { co_return co_await bus.async_wait_idle_for(25s); };
+  CHECK(sweep(
+            one,
+            [&](world& w) {
+              auto work = awaits(w.bus());
+              return truly(w, block_on(w.rt.pool("default"), std::move(work)));
+            },
+            ends) > 0);
 }
 
 TEST_CASE("looking, closing and shutting down with the nth allocation failing end, and can be done again", "[G8]") {

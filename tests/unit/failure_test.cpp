@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -132,6 +133,28 @@ TEST_CASE("whatever a handler throws is caught around that one call", "[F1][D9]"
     CHECK(all[i].exception.what == expected[i].what);
     CHECK(all[i].exception.nested == expected[i].nested);
   }
+}
+
+TEST_CASE("of exceptions nested without end the outer sixteen causes are kept", "[F1]") {
+  const std::function<void(int)> nest = [&](int depth) {
+    try {
+      if (depth == 0) throw std::runtime_error("the core");
+      nest(depth - 1);
+    } catch (...) {
+      if (depth == 0) throw;
+      std::throw_with_nested(std::runtime_error("layer " + std::to_string(depth)));
+    }
+  };
+  penstock::exception_record kept;
+  try {
+    nest(20);
+  } catch (...) {
+    kept = penstock::describe_current_exception();
+  }
+  CHECK(kept.what == "layer 20");
+  REQUIRE(kept.nested.size() == 16);
+  CHECK(kept.nested.front() == "layer 19");
+  CHECK(kept.nested.back() == "layer 4");
 }
 
 TEST_CASE("a failure's line of text names who, what and where, and cannot forge another line", "[F2]") {

@@ -208,6 +208,83 @@ TEST_CASE("many failures of one subscription are told in part, the rest as a num
   CHECK(one_by_one + left_out == 500);
 }
 
+TEST_CASE("work and tasks that fail are records of their pool and of their name, and a flood of either a number",
+          "[log]") {
+  const time_limit limit;
+  record<log_record> told;
+  auto rt = told_to(told);
+  for (int i = 0; i < 300; ++i)
+    REQUIRE(rt->pool("default")->post([] { throw std::runtime_error("posted"); }) == penstock::errc::none);
+  for (int i = 0; i < 300; ++i) (void)rt->tasks().spawn("vain", [] { throw std::runtime_error("spawned"); }).wait();
+  (void)rt->shutdown(20s);
+  rt.reset();
+  std::uint64_t posted = 0, spawned = 0, numbers = 0;
+  for (const auto& each : told.all()) {
+    const std::string rest = field(each, "left_out");
+    const std::uint64_t stands_for = rest.empty() ? 1 : std::stoull(rest);
+    numbers += rest.empty() ? 0 : 1;
+    if (each.component() == "penstock.pool") {
+      CHECK(field(each, "pool") == "default");
+      CHECK(each.text() == (rest.empty() ? "posted work failed" : "… and " + rest + " more"));
+      posted += stands_for;
+    } else {
+      CHECK(each.component() == "penstock.task");
+      CHECK(field(each, "task") == "vain");
+      CHECK(each.text() == (rest.empty() ? "a task failed" : "… and " + rest + " more"));
+      spawned += stands_for;
+    }
+  }
+  CHECK(posted == 300);
+  CHECK(spawned == 300);
+  CHECK(numbers >= 2);
+}
+
+TEST_CASE("a hook that throws when it is told of a task that escalates is a record, and the runtime ends",
+          "[log][F3]") {
+  const time_limit limit;
+  record<log_record> told;
+  penstock::runtime rt(penstock::runtime_options()
+                           .on_failure([](const penstock::failure&) {})
+                           .on_escalate([](const penstock::failure&) { throw std::runtime_error("cannot say it"); })
+                           .log_to([&](const log_record& each) { told.add(each); }));
+  const auto policy = penstock::restart_policy().attempts(1).pauses(penstock::retry_policy().backoff(0s)).escalate();
+  const auto vital = rt.tasks().spawn("vital", penstock::spawn_options().restart(policy), [] { throw 1; });
+  CHECK(vital.wait() == penstock::task_status::failed);
+  CHECK(rt.wait_for_shutdown().reason == "escalated by vital");
+  const auto all = told.all();
+  const auto found =
+      std::find_if(all.begin(), all.end(), [](const log_record& each) { return each.text() == "a hook threw"; });
+  REQUIRE(found != all.end());
+  CHECK(field(*found, "hook") == "on_escalate");
+  CHECK(field(*found, "task") == "vital");
+}
+
+TEST_CASE("a pool of one's own without a hook says on standard error what its work threw", "[log][F1]") {
+  const time_limit limit;
+  std::string text;
+  {
+    const caught_stderr caught(text);
+    const auto pool = penstock::worker_pool::start("own", penstock::worker_pool_options().threads(1));
+    gate done;
+    REQUIRE(pool->post([] { throw std::runtime_error("one\nforged"); }) == penstock::errc::none);
+    REQUIRE(pool->post([&] { done.open(); }) == penstock::errc::none);
+    done.wait();
+  }
+  CHECK_THAT(text, contains_text("penstock: handler \"own\" failed on posted work #0"));
+  CHECK_THAT(text, contains_text("std::runtime_error: one\\x0aforged\n"));
+}
+
+TEST_CASE("a record that is copied or assigned is the same line", "[log]") {
+  const log_record first = log_record(log_level::warning, "first").with("n", std::uint64_t{1});
+  log_record second(log_level::info, "second");
+  second = first;
+  CHECK(to_string(second) == to_string(first));
+  CHECK(second.level() == log_level::warning);
+  log_record third(log_level::info, "third");
+  third = std::move(second);
+  CHECK(to_string(third) == to_string(first));
+}
+
 TEST_CASE("a flood of failures does not keep a request to end from being told", "[log][F3]") {
   const time_limit limit;
   record<log_record> told;

@@ -610,6 +610,107 @@ TEST_CASE("options used after they were moved from are refused or plain defaults
   CHECK(rt.bus().try_subscribe<job>("again", std::move(options), [](const job&) {}));
 }
 
+TEST_CASE("options that are assigned take over what the other had, and let go of their own", "[misuse]") {
+  const time_limit limit;
+  const auto old_one = std::make_shared<int>(0), new_one = std::make_shared<int>(0);
+  const auto holding = [](const std::shared_ptr<int>& held) {
+    return subscribe_options()
+        .on_drop<job>([held](const job&, penstock::drop_reason) noexcept {})
+        .filter<job>([held](const job& e) { return e.value > 0; });
+  };
+  subscribe_options options = holding(old_one).capacity(7);
+  options = holding(new_one).capacity(2).overflow(overflow::drop_newest);
+  CHECK(old_one.use_count() == 1);
+  CHECK(new_one.use_count() == 3);
+  subscribe_options& itself = options;
+  options = std::move(itself);
+  CHECK(new_one.use_count() == 3);
+
+  runtime_options all = workers(3);
+  all = workers(1).log_from(penstock::log_level::error);
+  penstock::runtime rt(std::move(all));
+  gate go;
+  record<int> begun;
+  {
+    const auto sub = rt.bus().subscribe<job>("assigned", std::move(options), [&](const job& e) {
+      begun.add(e.value);
+      go.wait();
+    });
+    rt.bus().publish(job{1});
+    begun.wait_for(1);
+    for (const int value : {0, 2}) CHECK(rt.bus().publish(job{value}).accepted() == 1);
+    CHECK(rt.bus().publish(job{3}).dropped() == 1);
+    const auto seen = rt.bus().snapshot();
+    REQUIRE(seen.subscriptions.size() == 1);
+    CHECK(seen.subscriptions[0].capacity == 2);
+    CHECK(seen.subscriptions[0].overflow == overflow::drop_newest);
+    go.open();
+    REQUIRE(rt.bus().wait_idle(20s));
+    CHECK(sub.ledger().filtered == 1);
+    CHECK(begun.all() == std::vector<int>{1, 2});
+  }
+  penstock::stream_options narrow;
+  narrow = penstock::stream_options().capacity(3).overflow(overflow::fail);
+  penstock::topic_options second;
+  second = penstock::topic_options().name("second");
+  const penstock::topic_options moved(std::move(second));
+  second = penstock::topic_options().name("third");
+  const auto third = rt.bus().topic<job>(std::move(second));
+  CHECK(third.name() == "third");
+  const auto stream = third.stream("assigned", std::move(narrow));
+  const auto seen = rt.bus().snapshot();
+  REQUIRE(seen.subscriptions.size() == 1);
+  CHECK(seen.subscriptions[0].topic == "third");
+  CHECK(seen.subscriptions[0].capacity == 3);
+  CHECK(seen.subscriptions[0].overflow == overflow::fail);
+
+  worker_pool_options pool = threads(3);
+  pool = threads(1);
+  CHECK(worker_pool::start("assigned", std::move(pool))->threads() == 1);
+}
+
+TEST_CASE("a handle to a bus or a registry that is assigned is one to the other's from then on", "[misuse]") {
+  const time_limit limit;
+  penstock::runtime one(workers(1)), other(workers(1));
+  record<int> seen;
+  const auto sub = other.bus().subscribe<job>("sub", [&](const job& e) { seen.add(e.value); });
+  event_bus bus = one.bus();
+  CHECK(bus.publish(job{1}).matched() == 0);
+  bus = other.bus();
+  event_bus& itself = bus;
+  bus = itself;
+  CHECK(bus.publish(job{2}).accepted() == 1);
+  penstock::task_registry tasks = one.tasks();
+  tasks = other.tasks();
+  CHECK(tasks.spawn("task", [] {}).wait() == penstock::task_status::completed);
+  CHECK(one.tasks().counts().spawned == 0);
+  CHECK(other.tasks().counts().spawned == 1);
+  REQUIRE(other.bus().wait_idle(20s));
+  CHECK(seen.all() == std::vector<int>{2});
+}
+
+TEST_CASE("a pool says how much work is ready and how many of its workers sleep", "[X1]") {
+  const time_limit limit;
+  gate go;
+  record<int> begun;
+  const auto pool = worker_pool::start("counted", threads(2));
+  eventually([&] { return pool->parked_approx() == 2; });
+  CHECK(pool->ready_approx() == 0);
+  for (int i = 0; i < 2; ++i)
+    REQUIRE(pool->post([&] {
+      begun.add(1);
+      go.wait();
+    }) == errc::none);
+  begun.wait_for(2);
+  CHECK(pool->parked_approx() == 0);
+  for (int i = 0; i < 3; ++i) REQUIRE(pool->post([&] { begun.add(2); }) == errc::none);
+  CHECK(pool->ready_approx() == 3);
+  go.open();
+  begun.wait_for(5);
+  eventually([&] { return pool->parked_approx() == 2; });
+  CHECK(pool->ready_approx() == 0);
+}
+
 // --- fork and the end of the process
 // -----------------------------------------------------------------------------------
 

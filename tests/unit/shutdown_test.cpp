@@ -27,6 +27,7 @@
 #include <utility>
 #include <vector>
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 using namespace std::chrono_literals;
@@ -1018,6 +1019,26 @@ TEST_CASE("there is one watcher in a process at a time, and the next may come wh
   penstock::runtime next(workers().stop_on_signals({SIGUSR1}));
   kill(getpid(), SIGUSR1);
   CHECK(next.wait_for_shutdown().reason == "signal USR1");
+}
+
+TEST_CASE("a watcher of signals without a file to be had is refused, and leaves each signal's action", "[P14]") {
+  CHECK(in_child([] {
+          struct rlimit files {};
+          getrlimit(RLIMIT_NOFILE, &files);
+          struct rlimit none = files;
+          none.rlim_cur = 0;
+          setrlimit(RLIMIT_NOFILE, &none);
+          int said = 1;
+          try {
+            const signal_watcher watcher({SIGUSR1}, [](int, unsigned) {});
+          } catch (const std::system_error& refused) {
+            said = refused.code() == std::errc::too_many_files_open ? 0 : 2;
+          }
+          setrlimit(RLIMIT_NOFILE, &files);
+          struct sigaction action {};
+          sigaction(SIGUSR1, nullptr, &action);
+          return action.sa_handler == SIG_DFL ? said : 3;
+        }) == "exit 0");
 }
 
 TEST_CASE("a watcher of signals tells each once, in a thread that may wait, and swallows what is thrown", "[P14]") {

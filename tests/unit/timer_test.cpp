@@ -82,6 +82,18 @@ TEST_CASE("a timer that was never set, or whose instant has passed, is due at on
   CHECK(penstock::block_on(pool, wait_for(due, rt.time())).came);
 }
 
+TEST_CASE("a timer may be made with its instant, and then is due at that", "[timer]") {
+  const time_limit limit;
+  penstock::runtime rt;
+  const auto& time = rt.pool("default")->time();
+  const steady_time instant = time.now() + 5ms;
+  const timer due(rt.pool("default"), instant);
+  CHECK(due.expiry() == instant);
+  const seen result = penstock::block_on(rt.pool("default"), wait_for(due, time));
+  CHECK(result.came);
+  CHECK(result.when >= instant);
+}
+
 TEST_CASE("calling a timer off tells each who waits once, and says how many they were", "[timer]") {
   const time_limit limit;
   penstock::runtime_options options;
