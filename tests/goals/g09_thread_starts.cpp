@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -48,15 +49,14 @@ struct trial {
   bool works = false;    // what was made does what it is for
 };
 
-/// `use` with its kth thread failing, or none for k below zero. It throws std::system_error, or says whether all went
-/// well.
-template <class Use>
-trial with_failing_thread(long k, std::chrono::nanoseconds& took, Use use) {
+/// Runs `body` with its kth thread failing, or none for k below zero.
+template <class Body>
+trial with_failing_thread(long k, std::chrono::nanoseconds& took, Body body) {
   trial seen;
   const failing_thread_start nth(k);
   const auto began = clock_type::now();
   try {
-    seen.works = use();
+    body();
   } catch (const std::system_error&) {
     seen.refused = true;
   }
@@ -65,54 +65,51 @@ trial with_failing_thread(long k, std::chrono::nanoseconds& took, Use use) {
   return seen;
 }
 
-bool handles(penstock::runtime& rt) {
+bool works(worker_pool& pool) {
+  penstock_test::gate ran;
+  if (pool.post([&] { ran.open(); }) != penstock::errc::none) return false;
+  ran.wait();
+  return pool.stop(penstock::no_deadline) == 0;
+}
+bool works(penstock::runtime& rt) {
   std::atomic<int> handled{0};
   auto sub = rt.bus().subscribe<job>("handler", [&](const job&) { ++handled; });
   rt.bus().publish(job{1});
   return rt.shutdown(25s).clean() && handled == 1;
 }
+struct watched_signal {
+  penstock_test::gate told;
+  penstock::signal_watcher watcher{{SIGUSR1}, [this](int, unsigned) { told.open(); }};
+};
+bool works(watched_signal& one) {
+  raise(SIGUSR1);
+  one.told.wait();
+  return true;
+}
+
 penstock::runtime_options three_pools() {
   return penstock::runtime_options()
       .pool("default", worker_pool_options().threads(3))
       .pool("blocking", worker_pool_options().threads(2))
       .pool("third", worker_pool_options().threads(4));
 }
-
-bool pool_works() {
-  const auto pool = worker_pool::start("pool", worker_pool_options().threads(8));
-  penstock_test::gate ran;
-  if (pool->post([&] { ran.open(); }) != penstock::errc::none) return false;
-  ran.wait();
-  return pool->stop(penstock::no_deadline) == 0;
+std::shared_ptr<worker_pool> make_pool() { return worker_pool::start("pool", worker_pool_options().threads(8)); }
+std::shared_ptr<penstock::runtime> make_runtime() { return std::make_shared<penstock::runtime>(three_pools()); }
+std::shared_ptr<penstock::runtime> make_runtime_with_signals() {
+  return std::make_shared<penstock::runtime>(three_pools().stop_on_signals({SIGUSR1}));
 }
-bool runtime_works() {
-  penstock::runtime rt(three_pools());
-  return handles(rt);
-}
-bool runtime_with_signals_works() {
-  penstock::runtime rt(three_pools().stop_on_signals({SIGUSR1}));
-  return handles(rt);
-}
-bool watcher_works() {
-  penstock_test::gate told;
-  const penstock::signal_watcher watcher({SIGUSR1}, [&](int, unsigned) { told.open(); });
-  raise(SIGUSR1);
-  told.wait();
-  return true;
-}
+std::shared_ptr<watched_signal> make_watcher() { return std::make_shared<watched_signal>(); }
 
 task<void> sleeps() { co_await penstock::sleep_for(1ms); }
-bool timers_work(penstock::runtime& rt) {
+void use_timers(penstock::runtime& rt) {
   auto work = sleeps();
   penstock::block_on(rt.pool("default"), std::move(work));
-  return true;
 }
-bool asio_timer_works(penstock::runtime& rt) {
+void use_io_context(penstock::runtime& rt) {
   penstock_test::gate due;
   boost::asio::steady_timer timer(penstock::pool_executor(rt.pool("default")), 1ms);
   timer.async_wait([&](boost::system::error_code) { due.open(); });
   due.wait();
-  return true;
 }
 
 struct tally {
@@ -143,21 +140,28 @@ void sweep(report& out, tally& all, const char* name, long threads, Attempt atte
 }
 
 /// A part that is made with its threads.
-auto made_by(bool (*make)()) {
-  return [make](long k, std::chrono::nanoseconds& took) { return with_failing_thread(k, took, make); };
+template <class Part>
+auto made_by(std::shared_ptr<Part> (*make)()) {
+  return [make](long k, std::chrono::nanoseconds& took) {
+    std::shared_ptr<Part> part;
+    trial seen = with_failing_thread(k, took, [&] { part = make(); });
+    seen.works = part && works(*part);
+    return seen;
+  };
 }
 
 /// A part of a runtime whose thread starts with the first use; the same runtime can use it later.
-auto used_by(bool (*use)(penstock::runtime&)) {
+auto used_by(void (*use)(penstock::runtime&)) {
   return [use](long k, std::chrono::nanoseconds& took) {
     penstock::runtime rt(penstock::runtime_options()
                              .pool("default", worker_pool_options().threads(1))
-                             .pool("blocking", worker_pool_options().threads(1)));
-    trial seen = with_failing_thread(k, took, [&] { return use(rt); });
-    if (seen.failed) {
-      std::chrono::nanoseconds ignored{};
-      seen.refused = seen.refused && with_failing_thread(-1, ignored, [&] { return use(rt); }).works && handles(rt);
-    }
+                             .pool("blocking", worker_pool_options().threads(1))
+                             .watchdog(penstock::watchdog_options().enabled(false)));  // it uses the timers as well
+    trial seen = with_failing_thread(k, took, [&] { use(rt); });
+    std::chrono::nanoseconds ignored{};
+    const bool later = !with_failing_thread(-1, ignored, [&] { use(rt); }).refused && works(rt);
+    seen.works = later && !seen.refused;
+    seen.refused = seen.refused && later;
     return seen;
   };
 }
@@ -168,12 +172,12 @@ int main() {
   const penstock_test::time_limit limit(most_seconds());
   report out;
   tally all;
-  sweep(out, all, "pool", 8, made_by(pool_works));
-  sweep(out, all, "runtime", 9, made_by(runtime_works));
-  sweep(out, all, "runtime with signals", 10, made_by(runtime_with_signals_works));
-  sweep(out, all, "signal watcher", 1, made_by(watcher_works));
-  sweep(out, all, "timers", 1, used_by(timers_work));
-  sweep(out, all, "io_context", 1, used_by(asio_timer_works));
+  sweep(out, all, "pool", 8, made_by(make_pool));
+  sweep(out, all, "runtime", 10, made_by(make_runtime));  // the watchdog's thread among them
+  sweep(out, all, "runtime with signals", 11, made_by(make_runtime_with_signals));
+  sweep(out, all, "signal watcher", 1, made_by(make_watcher));
+  sweep(out, all, "timers", 1, used_by(use_timers));
+  sweep(out, all, "io_context", 1, used_by(use_io_context));
   out.figure("G9 threads that cannot start",
              grouped(all.refused) + " of " + grouped(all.threads) + " said by an error (" + grouped(all.parts) +
                  " kinds of parts, each of their threads in turn), 0 hangs, " + grouped(all.threads_left) +
