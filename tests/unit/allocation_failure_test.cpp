@@ -226,7 +226,7 @@ TEST_CASE("subscribe with its nth allocation failing subscribes, or throws and l
       still_publishes);
   CHECK(points > 4);
   points = sweep(
-      "topic", nothing,
+      "try_subscribe", nothing,
       [](world& w) {
         const auto tried = w.bus().try_subscribe<small>("tried, with a name that does not fit into a small string",
                                                         subscribe_options(), [](const small&) {});
@@ -236,7 +236,7 @@ TEST_CASE("subscribe with its nth allocation failing subscribes, or throws and l
       still_publishes);
   CHECK(points > 4);
   points = sweep(
-      nothing,
+      "topic", nothing,
       [](world& w) {
         auto topic = w.bus().topic<small>("a.topic.with.a.name.of.its.own");
         auto orders = topic.publisher();
@@ -373,6 +373,7 @@ TEST_CASE("a delivery that is failed with its nth allocation failing is told and
   const time_limit limit;
   std::optional<stream<text>> inbox;
   CHECK(sweep(
+            "fail of a delivery",
             [&](world& w) {
               inbox.emplace(w.bus().stream<text>("an inbox with a name that does not fit into a small string"));
               const text event{"one"};
@@ -408,10 +409,10 @@ TEST_CASE("waiting until a bus is idle with the nth allocation failing says so o
     return idle ? ending::succeeded : ending::refused;
   };
   CHECK(sweep(
-            one, [&](world& w) { return truly(w, w.bus().wait_idle(25s)); }, ends) > 0);
+            "wait_idle", one, [&](world& w) { return truly(w, w.bus().wait_idle(25s)); }, ends) > 0);
   const auto awaits = [](event_bus& bus) -> task<bool> { co_return co_await bus.async_wait_idle_for(25s); };
   CHECK(sweep(
-            one,
+            "async_wait_idle_for", one,
             [&](world& w) {
               auto work = awaits(w.bus());
               return truly(w, block_on(w.rt.pool("default"), std::move(work)));
