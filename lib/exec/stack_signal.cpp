@@ -125,26 +125,31 @@ stack_signal::stack_signal(int number) : number_(number) {
     throw std::system_error(make_error_code(errc::invalid_argument),
                             "watchdog: signal " + std::to_string(number) + " cannot have a handler; choose another one");
   };
-  if (number <= 0 || number >= NSIG) refuse();
+  struct sigaction now {};
+  if (number <= 0 || number >= NSIG || number == SIGKILL || number == SIGSTOP || sigaction(number, nullptr, &now) != 0)
+    refuse();
   void* ignored[2];
   backtrace(ignored, 2);  // loads the unwinder, which allocates
   lock_guard lock(places_m);
-  signal_place& place = places[number];
-  if (!place.ours) {
-    struct sigaction made {};
-    made.sa_sigaction = &on_signal;
-    made.sa_flags = SA_SIGINFO | SA_RESTART;
-    sigfillset(&made.sa_mask);
-    if (sigaction(number, nullptr, &place.before) != 0 || sigaction(number, &made, nullptr) != 0) refuse();
-    place.ours = true;
-  }
-  ++place.users;
+  ++places[number].users;
+}
+
+bool stack_signal::install() const noexcept {
+  lock_guard lock(places_m);
+  signal_place& place = places[number_];
+  if (place.ours) return true;
+  struct sigaction made {};
+  made.sa_sigaction = &on_signal;
+  made.sa_flags = SA_SIGINFO | SA_RESTART;
+  sigfillset(&made.sa_mask);
+  place.ours = sigaction(number_, nullptr, &place.before) == 0 && sigaction(number_, &made, nullptr) == 0;
+  return place.ours;
 }
 
 stack_signal::~stack_signal() {
   lock_guard lock(places_m);
   signal_place& place = places[number_];
-  if (--place.users > 0) return;
+  if (--place.users > 0 || !place.ours) return;
   struct sigaction now {};
   if (sigaction(number_, nullptr, &now) != 0 || now.sa_sigaction != &on_signal) return;  // somebody calls ours from its own
   const bool by_default = (place.before.sa_flags & SA_SIGINFO) == 0 && place.before.sa_handler == SIG_DFL;
@@ -162,6 +167,7 @@ void stack_signal::answer_here() const noexcept {
 }
 
 stack_question::stack_question(const stack_signal& by) noexcept : number_(by.number()) {
+  if (!by.install()) return;
   const auto own = static_cast<std::uint32_t>(getpid());
   const steady_time until = deadline_after(real_clock().now(), 2 * patience);
   for (;;) {

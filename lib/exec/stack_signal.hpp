@@ -9,9 +9,10 @@
 
 namespace penstock::exec {
 
-/// While one of a signal exists, the process has a handler for it that answers the questions below and passes on every
-/// other occurrence to the handler that was there before. Installed with SA_RESTART; taken away with the last one, unless
-/// somebody has put a handler of its own over it, or a late signal would then end the process.
+/// From the first question on, as long as one of a signal exists, the process has a handler for it that answers the questions
+/// below and passes on every other occurrence to the handler that was there before; until then no signal's action is touched.
+/// Installed with SA_RESTART; taken away with the last one, unless somebody has put a handler of its own over it, or a late
+/// signal would then end the process.
 ///
 /// The one global state of the library: a signal has one handler in a process. Threads: thread-safe. Two runtimes take
 /// turns with their questions.
@@ -23,6 +24,8 @@ class stack_signal {
   stack_signal(const stack_signal&) = delete;
   stack_signal& operator=(const stack_signal&) = delete;
   int number() const noexcept { return number_; }
+  /// Puts the handler in place, if it is not yet. False: the system refused.
+  bool install() const noexcept;
   /// For a thread that is to answer: unblocks this signal, and no other.
   void answer_here() const noexcept;
 
