@@ -125,9 +125,9 @@ bool subscription_core::try_reap() noexcept {
   // From here on no lane and no hook runs, and none will. User destructors: no lock is held.
   if (handler_.target != nullptr) handler_.destroy(handler_.target);
   if (extras_) {
-    extras_->on_drop = {};
-    extras_->on_undelivered = {};
-    extras_->filter = {};
+    extras_->on_drop.destroy();
+    extras_->on_undelivered.destroy();
+    extras_->filter.destroy();
   }
   bus_->forget(*this);
   close_operation* watchers = nullptr;

@@ -27,9 +27,7 @@ class event_function<Result(Args...)> {
   }
   event_function(const event_function&) = delete;
   event_function& operator=(const event_function&) = delete;
-  ~event_function() {
-    if (target_ != nullptr) destroy_(target_);
-  }
+  ~event_function() { destroy(); }
 
   template <event E, class F>
   static event_function of(F&& callable) {
@@ -46,7 +44,13 @@ class event_function<Result(Args...)> {
     return made;
   }
 
-  explicit operator bool() const noexcept { return target_ != nullptr; }
+  /// The callable ends, and is not called any more. Nothing that others may look at meanwhile changes.
+  void destroy() noexcept {
+    if (target_ != nullptr) destroy_(std::exchange(target_, nullptr));
+  }
+
+  /// Whether it was built from a callable.
+  explicit operator bool() const noexcept { return invoke_ != nullptr; }
   Result operator()(const void* event, Args... args) const {
     return invoke_(target_, event, std::forward<Args>(args)...);
   }
