@@ -63,8 +63,12 @@ void bury(subscription_core& failed, const void* payload, const letter_of_failur
   } catch (...) {
     failure record;
     record.exception = describe_current_exception();
-    record.exception.type_name = "no dead letter could be made: " + record.exception.type_name;
     record.sequence = letter.sequence;
+    try {
+      record.subscription = failed.name;
+      record.exception.type_name.insert(0, "no dead letter could be made: ");
+    } catch (...) {  // no memory for the text: told all the same
+    }
     failed.bus().report(record);
   }
 }

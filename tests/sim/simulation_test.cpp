@@ -688,6 +688,121 @@ TEST_CASE("a pool without workers, without budget or without a name is refused")
   sim.finish();
 }
 
+TEST_CASE("a lock that is handed on wakes one of those who wait for it, and no increment under it is lost") {
+  own_seeds own;
+  std::set<std::string> orders;
+  explore(200, [&](simulation& sim) {
+    model_lock lock;
+    int counter = 0;
+    std::string order;
+    for (const char name : {'a', 'b', 'c'}) {
+      sim.thread(std::string(1, name), [&, name] {
+        lock.lock();
+        const int seen = counter;
+        sim.yield();
+        counter = seen + 1;
+        order += name;
+        lock.unlock();
+      });
+    }
+    sim.run_until_idle();
+    sim.require_all_done();
+    sim.require(counter == 3, "an increment was lost");
+    orders.insert(order);
+  });
+  CHECK(orders.size() == 6);
+}
+
+TEST_CASE("a trace shows notes, waits, wakes, lanes, posted work and jumps of time, each by its name") {
+  simulation sim(simulation_options().strategy(strategy::fifo));
+  auto gate = sim.gate("the gate");
+  auto sub = sim.runtime().bus().subscribe<int>("sub", [](const int&) {});
+  sim.thread("waiter", [&] { gate.wait(); });
+  sim.thread("sleeper", [&] { sim.sleep_for(1500ms); });
+  const auto before = sim.trace_hash();
+  sim.note("here it begins");
+  CHECK(sim.trace_hash() != before);
+  sim.runtime().bus().publish(1);
+  REQUIRE(sim.runtime().pool("blocking")->post([] {}) == errc::none);
+  sim.run_until_idle();
+  gate.open();
+  sim.run_until_idle();
+  for (const char* part : {"'the scenario' notes: here it begins", "'waiter' waits", "'waiter' is woken",
+                           "'waiter' ends", "a worker begins lane 0 of pool 'default'",
+                           "a worker begins posted work 0 of pool 'blocking'", "time jumps", "+1.5 s  'sleeper' ends"})
+    CHECK_THAT(sim.trace(), contains_text(part));
+  sim.finish();
+}
+
+TEST_CASE("the words for the strategies are those of the source") {
+  std::string words;
+  for (int each = 0; each < 5; ++each) words += std::string(to_string(static_cast<strategy>(each))) + " ";
+  CHECK(words == "random fifo starve_one priority_change unknown ");
+}
+
+TEST_CASE("misuse of the simulation is an exception that names it") {
+  own_seeds own;
+  CHECK_THROWS_WITH(simulation(simulation_options().step_limit(0)), contains_text("step_limit"));
+  CHECK_THROWS_WITH(simulation(simulation_options().livelock_after(0)), contains_text("livelock_after"));
+  CHECK_THROWS_AS(explore(1, {}), std::invalid_argument);
+  CHECK_THROWS_WITH(explore(explore_options().seeds(1).each(simulation_options().step_limit(0)), [](simulation&) {}),
+                    contains_text("step_limit"));
+  for (const char* count : {"-1", "1x", "99999999999999999999"}) {
+    setenv("PENSTOCK_SEEDS", count, 1);
+    CHECK_THROWS_WITH(explore(1, [](simulation&) {}), contains_text("is not a number"));
+  }
+  setenv("PENSTOCK_SEEDS", "", 1);
+  CHECK(explore(2, [](simulation&) {}).schedules == 3);
+  simulation sim;
+  CHECK_THROWS_WITH(sim.random(0), contains_text("nothing to choose from"));
+  CHECK_THROWS_AS(sim.thread("empty", {}), std::invalid_argument);
+  sim.runtime();
+  CHECK_THROWS_WITH(sim.runtime({}), contains_text("has a runtime already"));
+  CHECK(sim.environment()->make_pool("p", penstock::worker_pool_options())->post({}) == errc::invalid_argument);
+  std::string refused;
+  sim.thread("driver", [&] {
+    try {
+      sim.run_until_idle();
+    } catch (const std::logic_error& error) {
+      refused = error.what();
+    }
+  });
+  sim.run_until_idle();
+  CHECK_THAT(refused, contains_text("for the scenario itself"));
+  sim.finish();
+}
+
+TEST_CASE("a simulated pool starts its workers by their hook, counts its work, and reports what work throws") {
+  simulation sim;
+  std::vector<unsigned> started;
+  std::vector<std::string> failures;
+  const auto made =
+      sim.environment()->make_pool("pool", penstock::worker_pool_options()
+                                               .threads(2)
+                                               .on_thread_start([&](unsigned index) { started.push_back(index); })
+                                               .on_failure([&](const penstock::failure& told) {
+                                                 failures.push_back(told.subscription + ": " + told.exception.what);
+                                               }));
+  const auto pool = std::dynamic_pointer_cast<penstock::worker_pool>(made);
+  REQUIRE(pool);
+  CHECK(started == std::vector<unsigned>{0, 1});
+  auto gate = sim.gate();
+  for (int i = 0; i < 3; ++i) REQUIRE(pool->post([gate] { gate.wait(); }) == errc::none);
+  CHECK(pool->ready_approx() == 3);
+  CHECK(pool->parked_approx() == 2);
+  sim.run_until_idle();
+  CHECK(pool->ready_approx() == 1);
+  CHECK(pool->parked_approx() == 0);
+  REQUIRE(pool->post([] { throw std::runtime_error("thrown"); }) == errc::none);
+  gate.open();
+  sim.run_until_idle();
+  CHECK(failures == std::vector<std::string>{"pool: thrown"});
+  CHECK(pool->parked_approx() == 2);
+  CHECK(pool->stop(no_deadline) == 0);
+  CHECK(pool->post([] {}) == errc::closed);
+  sim.finish();
+}
+
 TEST_CASE("a second simulation on the same thread is refused while the first one exists") {
   simulation sim;
   CHECK_THROWS_AS(simulation(), std::logic_error);
