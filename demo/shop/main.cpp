@@ -119,7 +119,7 @@ int run(const choices& chosen) {
   penstock::runtime rt(penstock::runtime_options{}
                            .shutdown_within(std::chrono::duration_cast<std::chrono::nanoseconds>(
                                std::chrono::duration<double>(chosen.deadline)))
-                           .watchdog(penstock::watchdog_options{}.stuck_after(500ms).every(100ms))  // a line of the log
+                           .watchdog(penstock::watchdog_options{}.stuck_after(500ms).every(100ms).stacks(true))  // a line of the log
                            .on_failure([&](const penstock::failure& failed) {
                              ++failures;
                              if (told++ < 5) std::fprintf(stderr, "%s\n", to_string(failed).c_str());

@@ -13,7 +13,7 @@ namespace penstock {
 struct watchdog_options::fields {
   std::chrono::nanoseconds stuck_after = std::chrono::seconds(5);
   std::chrono::nanoseconds every = std::chrono::seconds(1);
-  bool stacks = true;
+  bool stacks = false;
   int signal = SIGURG;
   bool enabled = true;
   unique_function<void(const watchdog_report&)> on_report;

@@ -42,7 +42,8 @@ struct receipt {
 class sayings {
  public:
   watchdog_options options(std::chrono::milliseconds limit = 20ms) {
-    return watchdog_options().stuck_after(limit).every(2ms).on_report([this](const watchdog_report& r) { all_.add(r); });
+    return watchdog_options().stuck_after(limit).every(2ms).stacks(true).on_report(
+        [this](const watchdog_report& r) { all_.add(r); });
   }
   /// Waits for the first report of that kind (or, `over`, that it has recovered) of that name.
   watchdog_report wait_for(what kind, const std::string& name, bool over = false) {

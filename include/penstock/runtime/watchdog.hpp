@@ -81,7 +81,7 @@ class PENSTOCK_API watchdog_options {
     return std::move(look_every(clamp_duration(period)));
   }
   /// Whether a stuck thread is asked where it stands, by a signal. Its system calls go on (SA_RESTART), except those that
-  /// no flag restarts, such as poll and nanosleep: they return EINTR. Default: yes; never in a simulation.
+  /// no flag restarts, such as poll and nanosleep: they return EINTR. Default: no; never in a simulation.
   watchdog_options& stacks(bool yes) &;
   watchdog_options&& stacks(bool yes) &&;
   /// By which signal. The workers unblock this one and no other; what is not the watchdog's own goes on to the handler that
