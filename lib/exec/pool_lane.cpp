@@ -22,11 +22,14 @@ void pool_lane::run(unsigned budget) {
   context working{context_kind::worker};
   working.in_hand = this;
   context_scope scope(&working);
+  in_turn_.store(true);
   try {
     for (;;) {
       if (left_ == nullptr) left_ = queue_.take();
       if (left_ == nullptr) {
+        in_turn_.store(false);  // before it rests: then somebody else may run it
         if (queue_.rest()) return;
+        in_turn_.store(true);
         continue;
       }
       if (budget == 0 || std::exchange(left_->after_turn, false)) break;
@@ -35,10 +38,12 @@ void pool_lane::run(unsigned budget) {
       item->run_item(*item, lane_item::turn::run);
     }
   } catch (const forced_unwind&) {
+    in_turn_.store(false);
     keep.release();
     pool_->schedule(*this);  // the worker dies under us; the lane goes on on another one
     throw;
   }
+  in_turn_.store(false);
   keep.release();
   pool_->schedule_again(*this);
 }

@@ -7,6 +7,8 @@
 
 #include <penstock/exec/lane.hpp>
 
+#include <atomic>
+
 namespace penstock::exec {
 
 /// At rest until something is put on it; then in the pool's ready list or running. Kept alive by whoever has it and by
@@ -23,10 +25,13 @@ class pool_lane final : public lane_base, public runnable, public ref_counted<po
 
   void run(unsigned budget) override;
   void dropped() noexcept override;
+  /// A thread is inside one of its items, or between two. Any thread; already old when it returns.
+  bool in_turn() const noexcept { return in_turn_.load(); }
 
  private:
   const scheduler_ptr pool_;
   lane_queue queue_;
+  std::atomic<bool> in_turn_{false};
   lane_item* left_ = nullptr;  // the lane's own: taken from the queue, not yet run
 };
 

@@ -175,8 +175,11 @@ void log::not_clean(const shutdown_report& report) noexcept {
                 .with("file", each.file)
                 .with("line", each.line));
     for (const task_info& each : report.tasks.tasks)
-      if (each.status == task_status::running)
-        write(log_record(level, whole, "task left running")
+      if (each.status == task_status::running || each.status == task_status::closed)
+        write(log_record(level, whole,
+                         each.status == task_status::closed ? "task cut off"
+                         : each.suspended                   ? "task abandoned where it waits"
+                                                            : "task left running")
                   .with("task", each.name)
                   .with("age", each.age)
                   .with("file", each.file)
