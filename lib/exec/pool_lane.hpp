@@ -8,6 +8,7 @@
 #include <penstock/exec/lane.hpp>
 
 #include <atomic>
+#include <utility>
 
 namespace penstock::exec {
 
@@ -17,6 +18,7 @@ class pool_lane final : public lane_base, public runnable, public ref_counted<po
  public:
   /// Throws std::bad_alloc.
   explicit pool_lane(scheduler_ptr pool) : pool_(std::move(pool)) { queue_.rest(); }
+  ~pool_lane() { goes_on(); }
 
   void post(lane_item& item) noexcept override;
   scheduler& pool() const noexcept override { return *pool_; }
@@ -29,9 +31,16 @@ class pool_lane final : public lane_base, public runnable, public ref_counted<po
   bool in_turn() const noexcept { return in_turn_.load(); }
 
  private:
+  /// It has something to wait for while it rests: a task that has ended lets go of its lane.
+  bool rest() noexcept;
+  void goes_on() noexcept {
+    if (std::exchange(holds_work_, false)) pool_->release_work();
+  }
+
   const scheduler_ptr pool_;
   lane_queue queue_;
   std::atomic<bool> in_turn_{false};
+  bool holds_work_ = false;    // the lane's own
   lane_item* left_ = nullptr;  // the lane's own: taken from the queue, not yet run
 };
 
