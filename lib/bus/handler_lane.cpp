@@ -86,6 +86,7 @@ void lane::run(unsigned budget) {
   const auto keep = ref_ptr<subscription_core>::adopt(core);
   exec::context working{exec::context_kind::worker};
   exec::context_scope outside(&working);
+  goes_on_working();
   // An open call has stayed inside the gate.
   if (open_.load(std::memory_order_relaxed) == open_call::none) {
     if (!core->enter()) {
@@ -103,11 +104,26 @@ void lane::run(unsigned budget) {
     // The worker dies under us; the lane goes on on another one.
     lost_in_unwinding();
     end = turn_end::yielded;
-    if (std::exchange(counted_itself_, false) && outputs_.fetch_sub(1) != 1) end = turn_end::resting;
+    if (std::exchange(counted_itself_, false)) {
+      hold_work();
+      if (outputs_.fetch_sub(1) != 1)
+        end = turn_end::resting;
+      else
+        goes_on_working();
+    }
     finish(end);
     throw;
   }
   finish(end);
+}
+
+// Before it rests: then somebody else may run it.
+void lane::hold_work() noexcept {
+  holds_work_ = true;
+  core->pool->hold_work();
+}
+void lane::goes_on_working() noexcept {
+  if (std::exchange(holds_work_, false)) core->pool->release_work();
 }
 
 void lane::lost_in_unwinding() noexcept {
@@ -168,7 +184,9 @@ lane::turn_end lane::drain(unsigned budget) {
     if (counted_itself_) {
       if (owner.channel.wants_service()) owner.channel.serve(true);  // it may rest long: nobody is left untold
       counted_itself_ = false;
+      hold_work();
       if (outputs_.fetch_sub(1) != 1) return turn_end::resting;
+      goes_on_working();
     }
     if (budget == 0) return turn_end::yielded;
     if (breaks && !probes_ && !owner.begins_calls()) {
@@ -287,7 +305,9 @@ lane::turn_end lane::go_on(unsigned& budget) {
       continue;
     }
     if (owner.channel.wants_service()) owner.channel.serve(true);
+    hold_work();
     if (queue_.rest()) return turn_end::suspended;
+    goes_on_working();
     if (budget == 0) return turn_end::yielded_open;
   }
 }
@@ -443,6 +463,7 @@ bool lane::disarm() noexcept { return !long_->timer_fired && core->pool->timers(
 // The pool has ended with this lane in its list.
 void lane::dropped() noexcept {
   const auto keep = ref_ptr<subscription_core>::adopt(core);
+  goes_on_working();
   core->stop();
   if (open_.load(std::memory_order_relaxed) == open_call::none) {
     core->try_reap();

@@ -124,10 +124,13 @@ class lane final : public runnable, public lane_base {
   void set_open(open_call state) noexcept;
   const void* payload_of(const std::byte* slot) const noexcept;
   void lost_in_unwinding() noexcept;
+  void hold_work() noexcept;
+  void goes_on_working() noexcept;
 
   /// Outputs in line, plus one while a call that has one is open: so that only a resting lane is woken.
   sync::atomic<std::uint32_t> outputs_{0};
   bool counted_itself_ = false;  // the lane's own
+  bool holds_work_ = false;      // on its pool, while it rests; the lane's own
   bool probes_ = false;          // it tries one event for a breaker that has tripped; the lane's own
   std::atomic<open_call> open_{open_call::none};
   exec::lane_queue queue_;

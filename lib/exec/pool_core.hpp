@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/fork_mark.hpp"
+#include "base/line_window.hpp"
 #include "base/mutex.hpp"
 #include "exec/posted_queue.hpp"
 #include "exec/ready_list.hpp"
@@ -63,6 +64,7 @@ class pool_core final : public detail::watched_pool, public std::enable_shared_f
   void run_posted();
   void worker_lost(worker& self) noexcept;
   void report(const failure& record) noexcept;
+  void tell_left_out(std::uint64_t count) const noexcept;
 
   mutex workers_m_;  // protects what follows; taken with no other lock held
   std::list<worker> workers_ PENSTOCK_GUARDED_BY(workers_m_);
@@ -70,6 +72,8 @@ class pool_core final : public detail::watched_pool, public std::enable_shared_f
   unsigned start_error_at_ PENSTOCK_GUARDED_BY(workers_m_) = 0;
   std::exception_ptr start_error_ PENSTOCK_GUARDED_BY(workers_m_);
   sync::atomic<std::uint32_t> changes_{0};  // moves when a worker has started or ended
+  mutex lines_m_;  // protects lines_; taken with no other lock held
+  line_window lines_ PENSTOCK_GUARDED_BY(lines_m_);  // of a pool without an on_failure of its own
 };
 
 /// Starts a pool on a given clock and timer service. Throws what `worker_pool::start` throws.

@@ -252,10 +252,24 @@ void pool_core::report(const failure& record) noexcept {
       options.on_failure(record);
       return;
     }
+    std::uint64_t left_out = 0;
+    {
+      lock_guard lock(lines_m_);
+      const steady_time now = time.now();
+      if (lines_.over(now)) left_out = lines_.take_left_out();
+      if (!lines_.ask(now)) return;
+    }
+    tell_left_out(left_out);
     std::fputs(("penstock: " + to_string(record) + "\n").c_str(), stderr);
   } catch (...) {
     std::fputs("penstock: a failure hook threw, and the failure it was told of could not be described\n", stderr);
   }
+}
+
+void pool_core::tell_left_out(std::uint64_t count) const noexcept {
+  if (count > 0)
+    std::fprintf(stderr, "penstock: worker pool \"%s\": … and %llu more failures\n", name.c_str(),
+                 static_cast<unsigned long long>(count));
 }
 
 errc pool_core::post(unique_function<void()> work) noexcept {
@@ -337,6 +351,12 @@ unsigned pool_core::stop(steady_time deadline) noexcept {
       if (each.thread.get_id() == own) each.thread.detach();  // it cannot join itself; it ends when its call returns
   }
   drop_left();
+  std::uint64_t left_out = 0;
+  {
+    lock_guard lock(lines_m_);
+    left_out = lines_.take_left_out();
+  }
+  tell_left_out(left_out);
   return left;
 }
 

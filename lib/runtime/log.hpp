@@ -37,7 +37,7 @@ class log {
   void hook_threw(const detail::hook_problem& problem) noexcept;
   /// Told whatever was left out before.
   void escalated(const failure& record) noexcept;
-  /// A report that is not clean: a record for each thing that was left.
+  /// A report that is not clean: a record for each thing that was left, of each kind ten, and one for how many more there are.
   void not_clean(const shutdown_report& report) noexcept;
   void stuck(const watchdog_report& report) noexcept;
   /// What was counted and has not been told yet.

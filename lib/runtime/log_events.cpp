@@ -52,6 +52,21 @@ const char* component_of(log_source kind) noexcept {
   return whole;
 }
 
+/// Of many things of one kind that a shutdown left, the first ones are told and the rest is a number.
+class first_few {
+ public:
+  bool takes_one() noexcept { return ++seen_ <= most; }
+  void tell_rest(log& to, log_level level, const char* of_what) const {
+    if (seen_ <= most) return;
+    const std::uint64_t rest = seen_ - most;
+    to.write(log_record(level, whole, "… and " + std::to_string(rest) + of_what).with("left_out", rest));
+  }
+
+ private:
+  static constexpr std::uint64_t most = 10;
+  std::uint64_t seen_ = 0;
+};
+
 }  // namespace
 
 bool log::says(log_source kind, std::string_view name) noexcept {
@@ -166,27 +181,37 @@ void log::not_clean(const shutdown_report& report) noexcept {
       for (const std::string& each : report.loop) ring += each + " feeds ";
       write(log_record(level, whole, "a loop was cut").with("loop", ring + report.loop.front()));
     }
+    first_few stuck;
     for (const stuck_call& each : report.stuck)
-      write(log_record(level, whole, "stuck call")
-                .with("subscription", each.subscription)
-                .with("event", each.event)
-                .with("sequence", each.sequence)
-                .with("at_least", each.at_least)
-                .with("file", each.file)
-                .with("line", each.line));
+      if (stuck.takes_one())
+        write(log_record(level, whole, "stuck call")
+                  .with("subscription", each.subscription)
+                  .with("event", each.event)
+                  .with("sequence", each.sequence)
+                  .with("at_least", each.at_least)
+                  .with("file", each.file)
+                  .with("line", each.line));
+    stuck.tell_rest(*this, level, " more stuck calls");
+    first_few tasks_left;
     for (const task_info& each : report.tasks.tasks)
-      if (each.status == task_status::running)
-        write(log_record(level, whole, "task left running")
+      if ((each.status == task_status::running || each.status == task_status::closed) && tasks_left.takes_one())
+        write(log_record(level, whole,
+                         each.status == task_status::closed ? "task cut off"
+                         : each.suspended                   ? "task abandoned where it waits"
+                                                            : "task left running")
                   .with("task", each.name)
                   .with("age", each.age)
                   .with("file", each.file)
                   .with("line", each.line));
+    tasks_left.tell_rest(*this, level, " more tasks");
+    first_few discarded;
     for (const subscription_report& each : report.subscriptions)
-      if (each.ledger.discarded + each.ledger.queued > 0)
+      if (each.ledger.discarded + each.ledger.queued > 0 && discarded.takes_one())
         write(log_record(level, whole, "undelivered events")
                   .with("subscription", each.name)
                   .with("event", each.event)
                   .with("events", each.ledger.discarded + each.ledger.queued));
+    discarded.tell_rest(*this, level, " more subscriptions with undelivered events");
   } catch (...) {
     lose(no_memory);
   }

@@ -2,6 +2,8 @@
 // Floor 7, room runtime.
 #pragma once
 
+#include "base/line_window.hpp"
+
 #include <penstock/base/clock.hpp>
 
 #include <cstddef>
@@ -22,10 +24,10 @@ enum class log_source : std::uint8_t { subscription, task, pool, hook, others };
 /// per-object.
 class log_limiter {
  public:
-  static constexpr unsigned most_per_second = 10;
+  static constexpr unsigned most_per_second = line_window::most_per_second;
   static constexpr std::size_t most_sources =
       1024;  ///< in one second; further ones, and all without memory, share one count
-  static constexpr std::chrono::nanoseconds one_second = std::chrono::seconds(1);
+  static constexpr std::chrono::nanoseconds one_second = line_window::one_second;
 
   enum class verdict : std::uint8_t { say, leave_out };
   struct left_out {
@@ -41,11 +43,6 @@ class log_limiter {
   std::size_t sources() const noexcept { return sources_.size(); }
 
  private:
-  struct window {
-    steady_time began{};
-    unsigned said = 0;
-    std::uint64_t left_out = 0;
-  };
   using key = std::pair<log_source, std::string>;
   struct by_key {
     using is_transparent = void;
@@ -55,11 +52,10 @@ class log_limiter {
       return std::string_view(one.second) < std::string_view(other.second);
     }
   };
-  static bool over(const window& of, steady_time now) noexcept { return of.said > 0 && now - of.began >= one_second; }
-  window& window_of(log_source kind, std::string_view name) noexcept;
+  line_window& window_of(log_source kind, std::string_view name) noexcept;
 
-  std::map<key, window, by_key> sources_;
-  window others_;
+  std::map<key, line_window, by_key> sources_;
+  line_window others_;
   steady_time look_at_ = no_deadline;  // no second ends before
 };
 

@@ -158,6 +158,7 @@ struct runtime::state {
   steady_time drain_began{};
   std::vector<std::uint64_t> running_before;  // what ran when the drain began, and still runs, has run all the time between
   detail::registry_core::entries ending_tasks;
+  unsigned abandoned_workers = 0;
 
   std::atomic<bool> give_up{false};  // somebody forces the end
   mutex m;  // protects what follows; taken with no other lock held
@@ -599,6 +600,10 @@ shutdown_report runtime::state::finish() {
     deadline = machine.deadline();
   }
   const steady_time now = time.now();
+  const steady_time soon = deadline_after(now, at_once);
+  abandoned_workers += stop_pools(deadline > soon ? deadline : soon);
+  made.abandoned_workers = abandoned_workers;
+  // Only now: what waited has been dropped with its pool, and is not stuck.
   for (std::size_t i = 0; i < ending.size(); ++i) {
     detail::subscription_core& each = *ending[i];
     if (each.ended()) continue;
@@ -608,11 +613,8 @@ shutdown_report runtime::state::finish() {
     made.stuck.push_back({each.name, each.event(), running, at_least, each.file, each.line});
   }
   made.tasks = registry->report(ending_tasks, began);
-  const steady_time soon = deadline_after(now, at_once);
-  made.abandoned_workers = stop_pools(deadline > soon ? deadline : soon);
   for (const auto& each : ending) made.subscriptions.push_back({each->name, each->event(), each->ledger()});
   made.loop = core->loop();
-  made.tasks.counts = registry->counts();
   made.elapsed = time.now() - began;
   return made;
 }

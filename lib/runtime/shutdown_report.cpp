@@ -15,8 +15,18 @@ std::uint64_t shutdown_report::undelivered() const noexcept {
 }
 
 bool shutdown_report::clean() const noexcept {
-  return drained && stuck.empty() && loop.empty() && tasks.clean() && undelivered() == 0;
+  return drained && stuck.empty() && loop.empty() && tasks.clean() && tasks.cut_off() == 0 && undelivered() == 0;
 }
+
+namespace {
+
+const char* what_became_of(const task_info& task) noexcept {
+  if (task.status == task_status::closed) return "  cut off: ";
+  if (task.status != task_status::running) return "  ";
+  return task.suspended ? "  abandoned: " : "  left: ";
+}
+
+}  // namespace
 
 std::string to_string(const shutdown_report& report) {
   const auto milliseconds = [](std::chrono::nanoseconds time) {
@@ -36,8 +46,7 @@ std::string to_string(const shutdown_report& report) {
     for (const std::string& each : report.loop) text += escape_control_bytes(each) + " feeds ";
     text += escape_control_bytes(report.loop.front()) + "; what they published after 64 generations was refused\n";
   }
-  for (const task_info& each : report.tasks.tasks)
-    text += (each.status == task_status::running ? "  left: " : "  ") + to_string(each) + "\n";
+  for (const task_info& each : report.tasks.tasks) text += what_became_of(each) + to_string(each) + "\n";
   if (report.undelivered() > 0) text += "  undelivered: " + std::to_string(report.undelivered()) + " events\n";
   if (report.abandoned_workers > 0)
     text += "  abandoned: " + std::to_string(report.abandoned_workers) + " worker threads\n";

@@ -123,9 +123,9 @@ signal_watcher::signal_watcher(const std::vector<int>& signals, unique_function<
 
 signal_watcher::~signal_watcher() {
   if (getpid() != state_->made_in) return;  // a child: its thread did not come along, the actions mend themselves
-  state_->restore();
   static_cast<void>(write(state_->ends[1], &the_end, 1));
   static_cast<void>(state_->thread.join());
+  state_->restore();  // now that nobody gives a signal its default effect any more
   stop_watching();
 }
 

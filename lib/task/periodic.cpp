@@ -58,15 +58,20 @@ class one_call final : public task_waiter, public task_awaitable, private runnab
       plan_->calls(plan_->stop.get_token());
     } catch (const forced_unwind&) {
       error_ = std::make_exception_ptr(std::system_error(make_error_code(errc::closed), "its thread was cancelled"));
-      wake();
+      returned();
       throw;
     } catch (...) {
       error_ = std::current_exception();
     }
-    wake();
+    returned();
   }
   void dropped() noexcept override {
     error_ = std::make_exception_ptr(std::system_error(make_error_code(plan_->where->why_dropped()), "its pool has ended"));
+    wake();
+  }
+
+  void returned() noexcept {
+    plan_->entry->tick_calls(nullptr);
     wake();
   }
 

@@ -360,10 +360,12 @@ task_info task_entry::info() const {
   if (p.core->forked()) return seen;
   const steady_time now = p.core->time().now();
   seen.age = now - p.spawned;
+  const bool waits = suspended();
   lock_guard lock(p.m);
   seen.started = p.machine.ever_begun();
   seen.pausing = p.machine.phase() == task_phase::pausing;
   if (p.machine.phase() == task_phase::running && p.run_began != steady_time{}) seen.running = now - p.run_began;
+  seen.suspended = waits && p.machine.phase() == task_phase::running && p.tick_call == nullptr;
   seen.runs = p.machine.runs();
   seen.failures = p.machine.failures();
   seen.last_failure = p.last_failure;
@@ -525,6 +527,11 @@ void coroutine_entry_base::over() noexcept {
     running_->lane = nullptr;
   }
   if (run != nullptr) run->release();
+}
+
+bool coroutine_entry_base::suspended() const noexcept {
+  lock_guard lock(running_->m);
+  return running_->run != nullptr && !static_cast<const exec::pool_lane&>(running_->run->home()).in_turn();
 }
 
 void coroutine_entry_base::ask(const std::shared_ptr<const cause>& why) noexcept {

@@ -19,11 +19,18 @@ const char* to_string(task_status status) noexcept {
 
 task_report::task_report() = default;
 
-std::size_t task_report::left() const noexcept {
-  std::size_t running = 0;
-  for (const task_info& each : tasks) running += each.status == task_status::running ? 1 : 0;
-  return running;
+namespace {
+
+std::size_t count(const std::vector<task_info>& tasks, task_status status) noexcept {
+  std::size_t found = 0;
+  for (const task_info& each : tasks) found += each.status == status ? 1 : 0;
+  return found;
 }
+
+}  // namespace
+
+std::size_t task_report::left() const noexcept { return count(tasks, task_status::running); }
+std::size_t task_report::cut_off() const noexcept { return count(tasks, task_status::closed); }
 bool task_report::clean() const noexcept { return left() == 0; }
 
 namespace {
@@ -44,7 +51,7 @@ std::string to_string(const task_info& task) {
     else if (task.pausing)
       text += ", pausing after a failure";
     else
-      text += ", in it for " + milliseconds(task.running);
+      text += ", in it for " + milliseconds(task.running) + (task.suspended ? ", suspended" : "");
   }
   text += ", spawned " + milliseconds(task.age) + " ago";
   if (!task.file.empty()) text += " at " + task.file + ":" + std::to_string(task.line);

@@ -564,6 +564,7 @@ TEST_CASE("a shutdown requested in a handler or a task, and again from threads, 
 
 TEST_CASE("force at any instant of a shutdown ends it there, and whatever has not ended is named") {
   std::uint64_t forced = 0;
+  std::uint64_t cut_off = 0;
   in_all_schedules([&](simulation& sim) {
     auto& rt = sim.runtime(quiet());
     auto bus = rt.bus();
@@ -582,6 +583,8 @@ TEST_CASE("force at any instant of a shutdown ends it there, and whatever has no
     });
     auto kept = rt.tasks().spawn("kept", spawn_options().keep_until_drained(),
                                  [&](const std::stop_token& stop) { wait_for_stop(sim, stop); });
+    auto waits = rt.tasks().spawn("waits", sleeps_for_hours());
+    auto waits_kept = rt.tasks().spawn("waits, kept", spawn_options().keep_until_drained(), sleeps_for_hours());
     for (int number = 0; number < 3; ++number) offers(sim, bus.publish(raw{number}));
     if (sim.random(2) == 0) bus.publish(cut{1});
     let_go_on(sim, 20);
@@ -599,6 +602,16 @@ TEST_CASE("force at any instant of a shutdown ends it there, and whatever has no
       ++forced;
       sim.require(forced_at >= 0ns && ended_at - forced_at <= moment, "not at once: " + to_string(report));
     }
+    // What waits in a coroutine ends with its pool, and has its own word; only who is inside its code is left.
+    for (const auto& each : report.stuck) sim.require(each.subscription != "sleeping", to_string(report));
+    for (const auto& each : report.tasks.tasks) {
+      const bool waits_only = each.name.starts_with("waits");
+      sim.require(!waits_only || each.status != task_status::running, to_string(report));
+      sim.require(!each.suspended, to_string(report));
+      cut_off += waits_only && each.status == task_status::closed ? 1 : 0;
+    }
+    sim.require(waits.done() && waits_kept.done(), "a coroutine outlived its pool");
+    sim.require(!report.clean() || report.tasks.cut_off() == 0, to_string(report));
     gate.open();
     sim.run_until_idle();
     sim.require_all_done();
@@ -607,6 +620,7 @@ TEST_CASE("force at any instant of a shutdown ends it there, and whatever has no
     sim.require(first.done() && kept.done(), "a task never ended");
   });
   CHECK(forced > 0);
+  CHECK(cut_off > 0);
 }
 
 TEST_CASE("a shutdown against subscribe, publish, close and spawn refuses what comes late and loses nothing") {

@@ -433,6 +433,59 @@ TEST_CASE("a subscription on a service's strand runs there, in order, with back-
   CHECK(sub.ledger().handled == 50);
 }
 
+namespace {
+
+task<> sleeps_then(std::chrono::nanoseconds time, record<int>& told, int what) {
+  co_await penstock::sleep_for(time);
+  told.add(what);
+}
+
+}  // namespace
+
+TEST_CASE("io.run() goes on while a handler, a delay, an output or a task waits on it, and returns when none does",
+          "[X2]") {
+  const time_limit limit;
+  asio::io_context io;
+  penstock::runtime rt(runtime_options().on_failure([](const penstock::failure&) {}));
+  auto bus = rt.bus();
+  record<int> told;
+  const auto here = [&io] { return std::move(subscribe_options().on(io.get_executor())); };
+  auto coroutine = bus.subscribe<int>("coroutine", here(), [&](const int&) { return sleeps_then(20ms, told, 1); });
+  int tries = 0;
+  auto retried =
+      bus.subscribe<int>("retried", here().retry(penstock::retry_policy().attempts(2).backoff(20ms)), [&](const int&) {
+        if (++tries == 1) throw std::runtime_error("not yet");
+        told.add(2);
+      });
+  gate taken;
+  auto slow = bus.subscribe<double>("slow", subscribe_options().capacity(1), [&](const double& each) {
+    taken.wait();
+    told.add(static_cast<int>(each));
+  });
+  auto parks = bus.subscribe<int>("parks", here(), [&](const int&) {
+    for (const double each : {3.0, 4.0, 5.0}) bus.publish(each);
+  });
+  CHECK(io.run() == 0);  // nothing is pending: it returns at once
+  io.restart();
+  bus.publish(1);
+  auto started = rt.tasks().spawn("task", penstock::spawn_options().on(penstock::on_executor(io.get_executor())),
+                                  sleeps_then(20ms, told, 6));
+  std::thread later([&] {
+    told.wait_for(3);
+    taken.open();
+  });
+  io.run();
+  later.join();
+  CHECK(started.wait() == penstock::task_status::completed);
+  CHECK(coroutine.ledger().handled == 1);
+  CHECK(retried.ledger().handled == 1);
+  CHECK(parks.ledger().handled == 1);
+  CHECK(bus.wait_idle(25s));
+  CHECK(told.size() == 6);
+  CHECK(io.stopped());
+  static_cast<void>(rt.shutdown(25s));
+}
+
 TEST_CASE("a drain that the executor destroys unrun stops its subscription", "[X2]") {
   const time_limit limit;
   runtime rt;

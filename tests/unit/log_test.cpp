@@ -8,12 +8,14 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <map>
 #include <cstdint>
 #include <cstdio>
 #include <limits>
 #include <memory>
 #include <set>
 #include <stdexcept>
+#include <sstream>
 #include <string>
 #include <variant>
 #include <vector>
@@ -406,6 +408,46 @@ TEST_CASE("a clean stop says nothing, and one that is not clean names what was l
   CHECK(field(all[2], "events") == "2");
 }
 
+TEST_CASE("a stop that leaves many things names ten of a kind, and says how many more there are", "[log][T16]") {
+  const time_limit limit;
+  constexpr int subscriptions = 13;
+  constexpr int sleepers = 11;
+  record<log_record> told;
+  gate held;
+  record<int> begun;
+  {
+    penstock::runtime_options options;
+    options.pool("default", penstock::worker_pool_options().threads(1)).shutdown_within(20ms);
+    options.log_to([&told](const log_record& each) { told.add(each); });
+    penstock::runtime rt(std::move(options));
+    for (int i = 0; i < sleepers; ++i)
+      rt.tasks().spawn("sleeper", []() -> penstock::task<void> { co_await penstock::sleep_for(1h); });
+    penstock_test::eventually([&] {
+      const auto all = rt.tasks().snapshot();
+      return std::all_of(all.begin(), all.end(), [](const auto& each) { return each.started; });
+    });
+    std::vector<penstock::subscription> all;
+    for (int i = 0; i < subscriptions; ++i)
+      all.push_back(rt.bus().subscribe<job>("held", [&](const job&) {
+        begun.add(1);
+        held.wait();
+      }));
+    rt.bus().publish(job{1});
+    begun.wait_for(1);
+    rt.bus().publish(job{2});
+    for (auto& each : all) each.release();
+  }
+  held.open();
+  std::map<std::string, int> times;
+  for (const auto& each : told.all()) ++times[each.text()];
+  CHECK(times["stuck call"] == 1);
+  CHECK(times["task cut off"] == 10);
+  CHECK(times["… and 1 more tasks"] == 1);
+  CHECK(times["undelivered events"] == 10);
+  CHECK(times["… and 3 more subscriptions with undelivered events"] == 1);
+  CHECK(times.size() == 6);  // and the first line
+}
+
 TEST_CASE("a sink that throws takes nothing down; what is lost is counted, and said once", "[log]") {
   const time_limit limit;
   std::atomic<int> asked{0};
@@ -426,6 +468,35 @@ TEST_CASE("a sink that throws takes nothing down; what is lost is counted, and s
     CHECK(sub.ledger().failed == 3);
   }
   CHECK(text == "penstock: the log's sink threw; this is said once, lost_log_records() counts on\n");
+}
+
+TEST_CASE("of the failures of a pool without a runtime ten a second have a line, and the rest is a number", "[log]") {
+  const time_limit limit;
+  constexpr int failures = 200;
+  std::string text;
+  const auto began = std::chrono::steady_clock::now();
+  {
+    const caught_stderr caught(text);
+    const auto pool = penstock::worker_pool::start("own", penstock::worker_pool_options().threads(1));
+    for (int i = 0; i < failures; ++i) REQUIRE(pool->post([] { throw 1; }) == penstock::errc::none);
+    gate done;
+    REQUIRE(pool->post([&] { done.open(); }) == penstock::errc::none);
+    done.wait();
+    pool->stop(penstock::no_deadline);
+  }
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - began).count() + 1;
+  int lines = 0, left_out = 0;
+  std::istringstream all(text);
+  for (std::string line; std::getline(all, line);) {
+    const std::string rest = "penstock: worker pool \"own\": … and ";
+    if (line.starts_with(rest))
+      left_out += std::stoi(line.substr(rest.size()));
+    else
+      ++lines;
+  }
+  CHECK(lines >= 10);
+  CHECK(lines <= 10 * seconds);
+  CHECK(lines + left_out == failures);
 }
 
 TEST_CASE("a sink is called with no lock held, by several threads at once", "[log][D1]") {

@@ -273,6 +273,45 @@ TEST_CASE("a first task that needs more than its share has what the drain leaves
   CHECK(slow.status() == task_status::completed);
 }
 
+TEST_CASE("a report calls left who is inside its code, and cut off who waited when its pool ended", "[shutdown][S6]") {
+  const time_limit limit;
+  gate release, suspended, over, tick_over;
+  record<int> inside;
+  {
+    penstock::runtime rt(workers(1));
+    rt.tasks().spawn("suspended", sleeps_for_ever(suspended));
+    suspended.wait();
+    rt.tasks().every("ticks", 1us, [&] {
+      inside.add(1);
+      release.wait();
+      tick_over.open();
+    });
+    inside.wait_for(1);
+    const auto sub = rt.bus().subscribe<job>("holds the only worker", [&](const job&) {
+      inside.add(2);
+      release.wait();
+      over.open();
+    });
+    rt.bus().publish(job{1});
+    inside.wait_for(2);
+    for (const auto& each : rt.tasks().snapshot()) CHECK(each.suspended == (each.name == "suspended"));
+    const auto report = rt.shutdown(0s);
+    REQUIRE(report.tasks.tasks.size() == 2);
+    CHECK(report.tasks.tasks[0].status == task_status::closed);
+    CHECK(report.tasks.tasks[1].status == task_status::running);
+    CHECK_FALSE(report.tasks.tasks[1].suspended);
+    CHECK(report.tasks.left() == 1);
+    CHECK(report.tasks.cut_off() == 1);
+    CHECK(report.abandoned_workers == 2);
+    CHECK_THAT(to_string(report), contains_text("  cut off: task \"suspended\": closed") &&
+                                      contains_text("  left: task \"ticks\": running, in it for "));
+    CHECK(balanced(report));
+    release.open();
+    over.wait();
+    tick_over.wait();
+  }
+}
+
 TEST_CASE("a shutdown with no time discards what is queued, names what runs, and balances", "[shutdown]") {
   const time_limit limit;
   const auto budget = GENERATE(0s, -1s, -100000h);
@@ -942,7 +981,7 @@ TEST_CASE("while a destructor waits a second signal forces its end, and the acti
   const time_limit limit;
   const auto before = actions_now();
   record<penstock::log_record> said;
-  gate release, over, begun, asked;
+  gate release, over, begun, waits, asked;
   std::optional<penstock::runtime> rt(
       std::in_place,
       workers().stop_on_signals({SIGUSR1, SIGUSR2}).shutdown_within(24h).log_to([&](const penstock::log_record& line) {
@@ -955,10 +994,12 @@ TEST_CASE("while a destructor waits a second signal forces its end, and the acti
   });
   rt->bus().publish(job{1});
   rt->tasks().spawn("is asked", [&](const std::stop_token& stop) {
+    waits.open();
     wait_for_stop(stop);
     asked.open();
   });
   begun.wait();
+  waits.wait();
   std::thread ends([&] { rt.reset(); });
   asked.wait();  // the destructor's shutdown has begun
   CHECK_FALSE(same_actions(before, actions_now()));

@@ -102,6 +102,32 @@ TEST_CASE("every thread and task that waits for one end is told of it, also thos
   CHECK(seen.all() == std::vector<task_status>(7, task_status::completed));
 }
 
+TEST_CASE(
+    "a coroutine whose own pool has no thread for it is reported as abandoned where it waits, not as inside its code",
+    "[task][S6]") {
+  const time_limit limit;
+  gate release, busy;
+  const auto own = penstock::worker_pool::start("own", worker_pool_options().threads(1));
+  runtime rt;
+  const task_handle waits = rt.tasks().spawn("waits", spawn_options().on(own), sleeps_for_ever());
+  eventually([&] { return waits.info().suspended && waits.info().started; });
+  REQUIRE(own->post([&] {
+    busy.open();
+    release.wait();
+  }) == errc::none);
+  busy.wait();
+  const auto report = rt.shutdown(50ms);
+  REQUIRE(report.tasks.tasks.size() == 1);
+  CHECK(report.tasks.tasks[0].status == task_status::running);
+  CHECK(report.tasks.tasks[0].suspended);
+  CHECK(report.abandoned_workers == 0);
+  CHECK_FALSE(report.clean());
+  CHECK(to_string(report).find("  abandoned: task \"waits\": running, in it for ") != std::string::npos);
+  CHECK(to_string(report).find(", suspended, spawned ") != std::string::npos);
+  release.open();
+  CHECK(waits.wait() == task_status::cancelled);
+}
+
 // --- on_done -------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("on_done is called once, on the task's pool, never on the caller's stack, before the end or after it", "[task]") {

@@ -201,7 +201,9 @@ class executor_scheduler final : public scheduler, public std::enable_shared_fro
   const boost::asio::any_io_executor& executor() const noexcept { return executor_; }
   void schedule(runnable& item) noexcept override {
     const auto keep = shared_from_this();  // what was posted may run, and end the last who holds this, before we return
-    if (!post_drain(item)) keep_for_later(item);
+    if (post_drain(item)) return;
+    hold_work();
+    keep_for_later(item);
   }
   errc post(unique_function<void()> work) override {
     try {
@@ -214,6 +216,20 @@ class executor_scheduler final : public scheduler, public std::enable_shared_fro
   const clock& time() const noexcept override { return real_clock(); }
   timer_service& timers() noexcept override { return *timers_; }
   const std::string& name() const noexcept override { return name_; }
+  /// Without memory for the executor's copy the waiting is no work in Asio's eyes.
+  void hold_work() noexcept override {
+    const std::lock_guard lock(m_);
+    if (waiting_++ > 0) return;
+    try {
+      work_.emplace(boost::asio::prefer(executor_, boost::asio::execution::outstanding_work.tracked));
+    } catch (...) {
+    }
+  }
+  void release_work() noexcept override {
+    std::optional<boost::asio::any_io_executor> last;
+    const std::lock_guard lock(m_);
+    if (--waiting_ == 0) last.swap(work_);
+  }
 
  private:
   static constexpr unsigned budget = 64;
@@ -286,7 +302,10 @@ class executor_scheduler final : public scheduler, public std::enable_shared_fro
     }
     while (all != nullptr) {
       runnable* each = std::exchange(all, all->next_ready);
-      if (!post_drain(*each)) keep_for_later(*each);
+      if (post_drain(*each))
+        release_work();
+      else
+        keep_for_later(*each);
     }
   }
 
@@ -296,6 +315,8 @@ class executor_scheduler final : public scheduler, public std::enable_shared_fro
   std::mutex m_;  // protects what follows
   std::array<std::thread::id, 16> posting_{};
   runnable* left_ = nullptr;
+  std::size_t waiting_ = 0;  // lanes that rest, and what is kept for later
+  std::optional<boost::asio::any_io_executor> work_;
   bool armed_ = false;
   retry_slot retry_;
 };
@@ -309,7 +330,10 @@ inline lane_executor executor_of(lane_base& lane) {
 
 }  // namespace detail
 
-/// A scheduler that runs what it is given on any Asio executor; lanes stay serial whatever the executor is.
+/// A scheduler that runs what it is given on any Asio executor; lanes stay serial whatever the executor is. What waits
+/// there is outstanding work: a call that is a suspended coroutine, in a delay, behind a parked output or a paused
+/// breaker, and a task that has not ended. So `io_context::run` returns when every event that was taken has been
+/// handled, and no task is left.
 inline scheduler_ptr on_executor(boost::asio::any_io_executor executor) {
   return std::make_shared<detail::executor_scheduler>(std::move(executor));
 }

@@ -114,6 +114,10 @@ class PENSTOCK_API scheduler {
   virtual std::shared_ptr<environment_parts> parts() const noexcept { return nullptr; }
   /// Whether what runs here may wait for others: a pool for blocking work, which serves no subscription.
   virtual bool may_wait() const noexcept { return false; }
+  /// Something that runs here is about to wait, with more to do when it is scheduled again; and it has been, or never
+  /// will be. Counted. For an executor of Asio's that is outstanding work.
+  virtual void hold_work() noexcept {}
+  virtual void release_work() noexcept {}
   /// Why it drops what is scheduled: it has ended, or this is a child process (`forked`).
   virtual errc why_dropped() const noexcept { return errc::closed; }
   /// For the runtime's watchdog; null: nobody can see its workers.

@@ -44,7 +44,8 @@ class PENSTOCK_API worker_pool_options {
   /// Called first thing on each started thread with its index, for affinity or naming. What it throws fails the start.
   worker_pool_options& on_thread_start(unique_function<void(unsigned)> hook) &;
   worker_pool_options&& on_thread_start(unique_function<void(unsigned)> hook) &&;
-  /// Called when posted work throws, or when a worker was lost to thread cancellation and has been replaced.
+  /// Called when posted work throws, or when a worker was lost to thread cancellation and has been replaced. Default: a line on
+  /// standard error, ten in a second; how many more there were comes with the next one, and at the latest when the pool stops.
   worker_pool_options& on_failure(unique_function<void(const failure&)> hook) &;
   worker_pool_options&& on_failure(unique_function<void(const failure&)> hook) &&;
 

@@ -20,7 +20,7 @@ struct subscription_report {
   penstock::ledger ledger;
 };
 
-/// A call that had not ended at the deadline.
+/// A call that had not ended when the pools had stopped: a thread is inside it, or it waits for what never came.
 struct stuck_call {
   std::string subscription;
   std::string event;
@@ -35,8 +35,8 @@ class PENSTOCK_API shutdown_report {
  public:
   shutdown_report();
 
-  /// Everything offered was handled, filtered, failed or refused by its policy: nothing was discarded, nothing is stuck, no
-  /// task is left, and no loop had to be cut.
+  /// Everything offered was handled, filtered, failed or refused by its policy: nothing was discarded, nothing is
+  /// stuck, no task is left or was cut off by the end of its pool, and no loop had to be cut.
   bool clean() const noexcept;
   /// Events that had a seat and were never begun, in all subscriptions.
   std::uint64_t undelivered() const noexcept;
@@ -47,7 +47,10 @@ class PENSTOCK_API shutdown_report {
   std::vector<subscription_report> subscriptions;
   bool forced = false;   ///< `force_shutdown` cut it short
   std::vector<stuck_call> stuck;
-  task_report tasks;  ///< those that had not ended when it began
+  /// Those that had not ended when it began, as they were when the pools had stopped. `running`: a thread is inside it;
+  /// or it is `suspended`, and has been abandoned where it waits, on a pool that is not the runtime's. `closed`: it was
+  /// cut off by the end of its pool.
+  task_report tasks;
   /// Subscriptions that fed each other, the last one the first, for 64 generations of events since the drain began: what handlers
   /// published after that was refused with `closed`. Empty: none did. When the ring goes through a stream's reader, which
   /// nobody sees, they are all those that were still being fed.

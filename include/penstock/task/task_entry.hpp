@@ -113,6 +113,8 @@ class PENSTOCK_API task_entry : private runnable {
   virtual void ask(const std::shared_ptr<const cause>& why) noexcept = 0;
   /// Destroys the user's code. No lock is held.
   virtual void drop_code() noexcept = 0;
+  /// It has begun and waits, and no thread is inside its code.
+  virtual bool suspended() const noexcept { return false; }
 
   const std::unique_ptr<parts> parts_;
 };
@@ -144,6 +146,7 @@ class PENSTOCK_API coroutine_entry_base : public task_entry {
  private:
   void ask(const std::shared_ptr<const cause>& why) noexcept override;
   const penstock::runnable* in_hand() const noexcept override;
+  bool suspended() const noexcept override;
   struct running;
   const std::unique_ptr<running> running_;
 };

@@ -34,6 +34,7 @@ struct task_info {
   task_status status = task_status::running;
   bool started = false;  ///< its body has begun at least once
   bool pausing = false;  ///< between a failure and the next start
+  bool suspended = false;  ///< a coroutine that has begun, and that no thread is inside
   stop_order order = stop_order::stop_first;
   std::chrono::nanoseconds age{};      ///< since it was spawned
   std::chrono::nanoseconds running{};  ///< since its body last began; zero unless it is in it
@@ -68,6 +69,8 @@ class PENSTOCK_API task_report {
   bool clean() const noexcept;
   /// How many are left running.
   std::size_t left() const noexcept;
+  /// How many ended because their pool did.
+  std::size_t cut_off() const noexcept;
 
   std::vector<task_info> tasks;  ///< in the order they were spawned
   task_counts counts;
