@@ -21,10 +21,10 @@ class PENSTOCK_API watchdog_report {
  public:
   enum class what : unsigned char {
     stuck_call,    ///< a handler's call that has gone on for too long
-    stuck_task,    ///< a task: it was asked to stop, or is a tick, or a function that takes no stop token, and has not ended; or it
-                   ///< holds a worker that others wait for: a coroutine that does not yield, a function on a pool that may not wait
+    stuck_task,    ///< a task that was asked to stop, a tick, or a function that takes no stop token, and has not ended; or
+                   ///< one that keeps a worker: a coroutine that does not yield, a function on a pool that may not wait
     starved_pool,  ///< each worker is inside one call for too long, and work waits for one
-    wait_chain,    ///< handlers, streams (under a delivery) and tasks that wait for each other's channels or ends, and nothing moves
+    wait_chain,    ///< handlers, streams (under a delivery) and tasks that wait for each other, and nothing moves
     recovered,     ///< what was reported before, as `of` says, is over
   };
   watchdog_report();
@@ -80,8 +80,9 @@ class PENSTOCK_API watchdog_options {
   watchdog_options&& every(std::chrono::duration<Rep, Period> period) && {
     return std::move(look_every(clamp_duration(period)));
   }
-  /// Whether a stuck thread is asked where it stands, by a signal. Its system calls go on (SA_RESTART), except those that
-  /// no flag restarts, such as poll and nanosleep: they return EINTR. Default: no; never in a simulation.
+  /// Whether a stuck thread is asked where it stands, by a signal, whose handler is installed with the first question and
+  /// taken away when the runtime ends. The thread's system calls go on (SA_RESTART), except those that no flag restarts,
+  /// such as poll and nanosleep: they return EINTR. Default: no; never in a simulation.
   watchdog_options& stacks(bool yes) &;
   watchdog_options&& stacks(bool yes) &&;
   /// By which signal. The workers unblock this one and no other; what is not the watchdog's own goes on to the handler that
