@@ -99,7 +99,8 @@ TEST_CASE(
   int by_publishers = 0;
   explore(10'000, [&](simulation& sim) {
     litter events;
-    events.looks_at = sim.runtime().bus();
+    auto bus = sim.runtime(penstock::runtime_options().log_to([](const penstock::log_record&) {})).bus();
+    events.looks_at = bus;
     int fates[2][3] = {};
     bool stopping = false;
     bool closed = false;
@@ -120,13 +121,11 @@ TEST_CASE(
               if (sim.random(4) == 0) throw std::runtime_error("the hook failed");
               sim.require(destroyed == 0, "the hook was destroyed inside a call of it");
             });
-    auto reader = sim.runtime(penstock::runtime_options().log_to([](const penstock::log_record&) {}))
-                      .bus()
-                      .subscribe<tracked>("reader", std::move(options), [&](const tracked& each) {
-                        ++fates[each.producer][each.index];
-                        ++handled;
-                      });
-    const auto out = sim.runtime().bus().publisher<tracked>();
+    auto reader = bus.subscribe<tracked>("reader", std::move(options), [&](const tracked& each) {
+      ++fates[each.producer][each.index];
+      ++handled;
+    });
+    const auto out = bus.publisher<tracked>();
     std::uint64_t taken = 0;
     for (std::uint32_t producer = 0; producer < 2; ++producer) {
       sim.thread("publisher", [&, producer] {
