@@ -42,6 +42,7 @@ class pool_core final : public detail::watched_pool, public std::enable_shared_f
   void watch(std::shared_ptr<detail::worker_bell> bell) noexcept override { list.watch(std::move(bell)); }
   detail::pool_look look() override;
   bool rest() noexcept override { return list.rest(); }
+  void ring_next() noexcept override { list.ring_next(); }
   std::vector<std::string> stack_of(const detail::working_look& worker) override;
 
   const std::string name;

@@ -222,6 +222,11 @@ bool ready_list::rest() noexcept {
   return true;
 }
 
+void ready_list::ring_next() noexcept {
+  lock_guard lock(m_);
+  rings_ = bell_ != nullptr;
+}
+
 ready_list::sleeper* ready_list::find_locked(const detail::working_look& worker) noexcept {
   for (sleeper* each = enlisted_; each != nullptr; each = each->next_enlisted)
     if (each->turn == worker.turn) return each;

@@ -63,6 +63,7 @@ class ready_list {
   /// Fills in what is ready and who is working. Throws std::bad_alloc.
   void look(detail::pool_look& seen);
   bool rest() noexcept;
+  void ring_next() noexcept;
   /// Asks the thread of that turn where it stands. False: the turn is over.
   bool ask(const detail::working_look& worker, stack_question& question) noexcept;
   bool in_turn(const detail::working_look& worker) noexcept;

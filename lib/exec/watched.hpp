@@ -49,6 +49,8 @@ class PENSTOCK_API watched_pool {
   virtual pool_look look() = 0;
   /// True: it is at rest, and rings when it is no more. False: somebody works, or something waits for a worker.
   virtual bool rest() noexcept = 0;
+  /// It rings when something next begins, though it may not be at rest.
+  virtual void ring_next() noexcept = 0;
   /// Where a worker stands, innermost frame first; empty: its turn is over, it did not answer, or its pool was not told to
   /// answer. Waits: 100 ms at most. Throws std::bad_alloc.
   virtual std::vector<std::string> stack_of(const working_look& worker) = 0;

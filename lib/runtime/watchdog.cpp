@@ -53,10 +53,14 @@ void watchdog::stop() noexcept {
     if (detail::watched_pool* seen = pool->watched()) seen->watch(nullptr);
 }
 
-// Without a timer it stays asleep until a pool rings again: better blind for a while than in the way.
+// Without a timer it sleeps until something begins: better blind for a while than in the way.
 void watchdog::arm_locked(steady_time due) noexcept {
   timer_.node.due = due;
   armed_ = own_pool_->timers().arm(timer_.node) == errc::none;
+  if (armed_) return;
+  resting_ = true;
+  for (const scheduler_ptr& pool : pools_)
+    if (detail::watched_pool* seen = pool->watched()) seen->ring_next();
 }
 
 void watchdog::ring() noexcept {

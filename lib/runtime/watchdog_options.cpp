@@ -36,6 +36,7 @@ watchdog_options& watchdog_options::stacks(bool yes) & {
 watchdog_options&& watchdog_options::stacks(bool yes) && { return std::move(stacks(yes)); }
 watchdog_options& watchdog_options::stack_signal(int number) & {
   made().signal = number;
+  made().stacks = true;
   return *this;
 }
 watchdog_options&& watchdog_options::stack_signal(int number) && { return std::move(stack_signal(number)); }

@@ -73,6 +73,8 @@ bool simulated_pool::rest() noexcept {
   return true;
 }
 
+void simulated_pool::ring_next() noexcept { rings_ = bell_ != nullptr; }
+
 std::vector<std::string> simulated_pool::stack_of(const penstock::detail::working_look&) { return {}; }
 
 void simulated_pool::begin_turn() noexcept {

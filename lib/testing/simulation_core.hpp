@@ -62,6 +62,7 @@ class simulated_pool final : public worker_pool, public penstock::detail::watche
   void watch(std::shared_ptr<penstock::detail::worker_bell> bell) noexcept override;
   penstock::detail::pool_look look() override;
   bool rest() noexcept override;
+  void ring_next() noexcept override;
   std::vector<std::string> stack_of(const penstock::detail::working_look& worker) override;
   /// On the worker, before it runs anything.
   void begin_turn() noexcept;

@@ -80,6 +80,43 @@ bool holds(const std::vector<std::string>& stack, const std::string& name) {
 
 std::atomic<int> signals_seen{0};
 
+/// Real threads; the first timer that its watchdog arms is refused.
+class first_timer_refused final : public penstock::execution_environment {
+ public:
+  explicit first_timer_refused(std::atomic<int>& refused) : refused_(refused) {}
+  const penstock::clock& time() const noexcept override { return real_->time(); }
+  std::uint64_t random() noexcept override { return real_->random(); }
+  penstock::scheduler_ptr make_pool(std::string_view name, worker_pool_options options) override {
+    auto made = real_->make_pool(name, std::move(options));
+    if (name != "watchdog") return made;
+    return std::make_shared<refusing_pool>(std::move(made), refused_);
+  }
+  unsigned stop_pools(penstock::steady_time deadline) noexcept override { return real_->stop_pools(deadline); }
+
+ private:
+  class refusing_pool final : public penstock::scheduler, public penstock::timer_service {
+   public:
+    refusing_pool(penstock::scheduler_ptr real, std::atomic<int>& refused) : real_(std::move(real)), refused_(refused) {}
+    void schedule(penstock::runnable& item) noexcept override { real_->schedule(item); }
+    penstock::errc post(penstock::unique_function<void()> work) override { return real_->post(std::move(work)); }
+    const penstock::clock& time() const noexcept override { return real_->time(); }
+    penstock::timer_service& timers() noexcept override { return *this; }
+    const std::string& name() const noexcept override { return real_->name(); }
+    penstock::errc arm(penstock::timer_node& node) noexcept override {
+      if (refused_.exchange(1) == 0) return penstock::errc::not_enough_memory;
+      return real_->timers().arm(node);
+    }
+    bool disarm(penstock::timer_node& node) noexcept override { return real_->timers().disarm(node); }
+
+   private:
+    const penstock::scheduler_ptr real_;
+    std::atomic<int>& refused_;
+  };
+
+  const std::shared_ptr<penstock::execution_environment> real_ = penstock::real_environment();
+  std::atomic<int>& refused_;
+};
+
 }  // namespace
 
 /// Exported, so that a stack can name it.
@@ -353,7 +390,7 @@ TEST_CASE("without a hook the runtime's log is told, in fields", "[watchdog][log
   gate release;
   penstock::runtime rt(runtime_options()
                            .log_to([&](const penstock::log_record& line) { lines.add(line); })
-                           .watchdog(watchdog_options().stuck_after(2ms).every(1ms).stacks(false)));
+                           .watchdog(watchdog_options().stuck_after(2ms).every(1ms)));
   rt.tasks().spawn("import", [&] { release.wait(); });
   lines.wait_for(1);
   const penstock::log_record line = lines.all().front();
@@ -362,6 +399,24 @@ TEST_CASE("without a hook the runtime's log is told, in fields", "[watchdog][log
   CHECK(line.text() == "a task is stuck");
   CHECK_THAT(to_string(line), contains_text("task=import"));
   CHECK_THAT(to_string(line), contains_text("thread=blocking-"));
+  release.open();
+}
+
+TEST_CASE("a watchdog that could not arm its timer looks when something next begins", "[watchdog]") {
+  const time_limit limit;
+  sayings said;
+  gate release;
+  std::atomic<int> refused{0};
+  penstock::runtime rt(runtime_options()
+                           .environment(std::make_shared<first_timer_refused>(refused))
+                           .watchdog(said.options().stacks(false)));
+  auto quick = rt.bus().subscribe<receipt>("quick", [](const receipt&) {});
+  auto slow = rt.bus().subscribe<order>("slow", [&](const order&) { release.wait(); });
+  rt.bus().publish(receipt{1});
+  eventually([&] { return refused == 1; });
+  CHECK(rt.bus().wait_idle(20s));
+  rt.bus().publish(order{1});
+  CHECK(said.wait_for(what::stuck_call, "slow").sequence == 1);
   release.open();
 }
 
@@ -473,7 +528,7 @@ TEST_CASE("a report hook that throws is logged, and the next report is told", "[
   record<int> told;
   gate release;
   penstock::runtime rt(runtime_options().watchdog(
-      watchdog_options().stuck_after(2ms).every(1ms).stacks(false).on_report([&](const watchdog_report&) {
+      watchdog_options().stuck_after(2ms).every(1ms).on_report([&](const watchdog_report&) {
         told.add(1);
         throw std::runtime_error("no");
       })));

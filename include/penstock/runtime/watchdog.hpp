@@ -85,7 +85,7 @@ class PENSTOCK_API watchdog_options {
   /// such as poll and nanosleep: they return EINTR. Default: no; never in a simulation.
   watchdog_options& stacks(bool yes) &;
   watchdog_options&& stacks(bool yes) &&;
-  /// By which signal. The workers unblock this one and no other; what is not the watchdog's own goes on to the handler that
+  /// The same, and by which signal. The workers unblock this one and no other; what is not the watchdog's own goes on to the handler that
   /// was there before. Default SIGURG, which does nothing where nobody handles it; `SIGRTMIN + n` for a program that waits
   /// for SIGURG with sigwait or a signalfd.
   watchdog_options& stack_signal(int number) &;
