@@ -360,7 +360,7 @@ TEST_CASE("a start hook that throws fails the start within a second, and no thre
   CHECK_THROWS(penstock::runtime(runtime_options().pool(
       "extra", threads(1).on_thread_start([](unsigned) { throw std::runtime_error("refused"); }))));
   CHECK(std::chrono::steady_clock::now() - began < 5s);
-  CHECK(threads_of_process() == before);
+  CHECK(threads_of_process() <= before);
 }
 
 #if !defined(TEST_THREAD_SANITIZED)  // its runtime cannot fail to start a thread

@@ -812,7 +812,7 @@ TEST_CASE("a runtime whose constructor throws leaves no thread and no signal act
   CHECK_THAT(refused.second, contains_text("signal 9"));
   sigaction(SIGUSR1, nullptr, &after);
   CHECK(before.sa_handler == after.sa_handler);
-  CHECK(threads_of_process() == threads);
+  CHECK(threads_of_process() <= threads);
   penstock::runtime again(workers().stop_on_signals({SIGUSR1}));  // nothing stands in its way
 }
 
@@ -1036,7 +1036,7 @@ TEST_CASE("a runtime may be destroyed on the thread of its signals, by a callbac
   kill(getpid(), SIGUSR1);
   destroyed.wait();
   over.wait();
-  eventually([&] { return threads_of_process() == threads; });  // the watcher's thread has ended too
+  eventually([&] { return threads_of_process() <= threads; });  // the watcher's thread has ended too; an earlier one may have, as well
 }
 
 TEST_CASE("there is one watcher in a process at a time, and the next may come when it has gone", "[P14]") {
@@ -1056,7 +1056,7 @@ TEST_CASE("there is one watcher in a process at a time, and the next may come wh
     CHECK(first.wait_for_shutdown().reason == "signal USR1");
     CHECK_FALSE(quiet.shutdown_requested());
   }
-  CHECK(threads_of_process() == threads);
+  CHECK(threads_of_process() <= threads);
   penstock::runtime next(workers().stop_on_signals({SIGUSR1}));
   kill(getpid(), SIGUSR1);
   CHECK(next.wait_for_shutdown().reason == "signal USR1");
