@@ -349,7 +349,10 @@ TEST_CASE("a task that waits for a handler, which waits for the stream the task 
   const auto orders = bus.publisher<order>();
   if (coroutine)
     rt.tasks().spawn("asker", [](penstock::publisher<order> out) -> penstock::task<void> {
-      for (int i = 0; i < 8; ++i) static_cast<void>(co_await out.async_publish(order{i}));
+      for (int i = 0; i < 8; ++i) {
+        const order each{i};
+        static_cast<void>(co_await out.async_publish(each));
+      }
     }(orders));
   else
     rt.tasks().spawn("asker", [orders](const std::stop_token& stop) {
