@@ -8,6 +8,7 @@
 #include "bus/topic.hpp"
 #include "sync/atomic.hpp"
 
+#include <cstdlib>
 #include <new>
 #include <utility>
 
@@ -92,7 +93,12 @@ void publish_operation::hold() noexcept { open_.fetch_add(1); }
 void publish_operation::unhold() noexcept { open_.fetch_sub(1); }
 
 void publish_operation::one_less() noexcept {
-  if (open_.fetch_sub(1) != 1) return;
+  const std::uint32_t before = open_.fetch_sub(1);
+#if defined(PENSTOCK_MODEL)
+  // Decided once too often: it may be gone, and what the allocator wrote there is no count.
+  if (before == 0 || before >= std::uint32_t{1} << 31) std::abort();
+#endif
+  if (before != 1) return;
   gather();
   decided(*this);
 }
