@@ -50,6 +50,8 @@ class times {
  public:
   void add(std::chrono::nanoseconds one) { all_.push_back(std::chrono::duration<double, std::milli>(one).count()); }
   double max() const { return at(1.0); }
+  /// What one in a thousand exceeds.
+  double thousandth() const { return at(0.999); }
   /// "p50 0.02, p99 0.10, max 0.31 ms of 200"
   std::string text() const {
     return "p50 " + with_digits(at(0.5), 2) + ", p99 " + with_digits(at(0.99), 2) + ", max " + with_digits(at(1.0), 2) +
