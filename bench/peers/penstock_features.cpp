@@ -21,8 +21,10 @@ using namespace std::chrono_literals;
 /// A runtime with as many workers as the run asks for, and its orderly end.
 class on_runtime {
  public:
-  explicit on_runtime(const shape& run)
-      : runtime_(penstock::runtime_options().pool("default", penstock::worker_pool_options().threads(run.workers))) {}
+  explicit on_runtime(const shape& run, bool watched = true)
+      : runtime_(penstock::runtime_options()
+                     .pool("default", penstock::worker_pool_options().threads(run.workers))
+                     .watchdog(penstock::watchdog_options().enabled(watched))) {}
   std::string finish() {
     const auto report = runtime_.shutdown(10s, "the run is over");
     return report.clean() ? std::string() : to_string(report);
@@ -40,7 +42,7 @@ penstock::task<void> take_in_a_coroutine(Sink* sink, const typename Sink::event_
   co_return;
 }
 
-enum class feature { metadata, filter, retry, coroutine, async_publish };
+enum class feature { metadata, filter, retry, coroutine, async_publish, no_watchdog };
 
 template <class Sink, feature On>
 class with_feature : public on_runtime {
@@ -48,7 +50,7 @@ class with_feature : public on_runtime {
   using E = typename Sink::event_type;
 
   with_feature(const shape& run, std::span<Sink> sinks)
-      : on_runtime(run),
+      : on_runtime(run, On != feature::no_watchdog),
         topic_(bus().template topic<E>(penstock::topic_options().metadata(
             On == feature::metadata ? penstock::metadata::coarse : penstock::metadata::off))),
         events_(topic_.publisher()) {
@@ -126,6 +128,8 @@ template <class Sink>
 using with_coroutines = with_feature<Sink, feature::coroutine>;
 template <class Sink>
 using with_async_publish = with_feature<Sink, feature::async_publish>;
+template <class Sink>
+using without_watchdog = with_feature<Sink, feature::no_watchdog>;
 
 bool add(const char* name, const char* note, stream_outcome (*stream)(const shape&), unsigned span = 1) {
   system_entry entry;
@@ -147,6 +151,7 @@ const bool added[] = {
     add("penstock async_publish", "published from a task, 64 events per task", run_stream<with_async_publish, 64>, 64),
     add("penstock async_publish, long task", "published from a task, 1,024 events per task",
         run_stream<with_async_publish, 1024>, 1024),
+    add("penstock, no watchdog", "a runtime whose watchdog is off", run_stream<without_watchdog, 1>),
     add("penstock stream", "a thread per subscriber that receives", run_stream<read_by_threads, 1>),
 };
 

@@ -316,8 +316,7 @@ runtime::~runtime() {
     new std::shared_ptr<state>(std::move(state_));
     return;
   }
-  // By what its own shutdown calls, on that stack or on a worker's: it goes on, and keeps what it needs, signals among
-  // it.
+  // By what its own shutdown calls, on that stack or on a worker's: it goes on, and keeps what it needs, also its signals.
   if (s.waited_for_here(&s) || (!s.may_wait_for_end() && s.is_driven())) return;
   bool done = s.done.load() != 0;
   for (unsigned tries = 0; !done; ++tries) {

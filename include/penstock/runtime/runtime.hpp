@@ -95,14 +95,16 @@ class PENSTOCK_API runtime {
   /// Throws std::system_error with `errc::not_found` for a name no pool has.
   scheduler_ptr pool(std::string_view name) const;
   const clock& time() const noexcept;
-  /// Pools, tasks and bus as they are now, also during the end and after it. Stops nothing, waits for nothing. Throws std::bad_alloc.
+  /// Pools, tasks and bus as they are now, also during the end and after it. Stops nothing, waits for nothing.
+  /// Throws std::bad_alloc.
   runtime_snapshot snapshot() const;
   /// Records that reached nobody: the sink threw, or there was no memory for them.
   std::uint64_t lost_log_records() const noexcept;
 
   /// Asks the tasks that stop first to end, stops intake (waiting publishers wake with `closed`), drains what is queued and what
-  /// handlers still publish (events that are caused by each other for 64 generations; then that is refused, and the report's
-  /// `loop` says whose), gives what is left to whoever asks with `on_undelivered`, asks the kept tasks, gives up at the deadline, stops the pools and reports. Waits until the
+  /// handlers still publish (events that are caused by each other for 64 generations; then that is refused, and the
+  /// report's `loop` says whose), gives what is left to whoever asks with `on_undelivered`, asks the kept tasks, gives up
+  /// at the deadline, stops the pools and reports. Waits until the
   /// deadline at most, plus a moment. Idempotent: a second call, from any thread, waits for the first and returns its report;
   /// the first one's budget and reason stay. From a worker it only requests the shutdown and returns a report of the moment;
   /// the rest happens in `wait_for_shutdown`, in another `shutdown`, or when the runtime is destroyed. Not on the only thread of
