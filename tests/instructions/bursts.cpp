@@ -3,7 +3,8 @@
 //
 // The worker waits in its first call until a burst is published, and the publisher until it is handled. So no publish waits
 // and no call is interrupted, each thread does the same work each time, and what two numbers of bursts differ by is
-// the work per event, without start and end.
+// the work per event, without start and end. Where each event is a turn of its own, the next one is published when the worker
+// sleeps. The publisher is the program's second thread, the first one only looks after the others.
 #include <penstock/penstock.hpp>
 
 #include <algorithm>
@@ -14,9 +15,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -103,7 +107,14 @@ penstock::task<void> note_in_a_coroutine(subscriber& mine, std::uint64_t number)
 template <class E>
 bool run(const form& how, std::uint64_t bursts) {
   const std::uint64_t per_burst = how.single ? 1 : burst;
+  gate begin;
+  gate turn;
   gate worker;
+  std::function<void()> publishing;
+  std::thread publisher([&] {
+    begin.wait_open();
+    publishing();
+  });
   std::vector<subscriber> subscribers(how.subscribers);
   penstock::runtime runtime(
       penstock::runtime_options()
@@ -135,19 +146,35 @@ bool run(const form& how, std::uint64_t bursts) {
   const auto events = topic.publisher();
 
   std::uint64_t number = 0;
-  for (std::uint64_t round = 0; round < bursts; ++round) {
-    if (how.span == 1) {
-      for (std::uint64_t i = 0; i < per_burst; ++i) events.publish(make<E>(++number));
-    } else if constexpr (std::is_same_v<E, small_event>) {
-      std::array<small_event, most_per_span> span;
-      for (std::uint64_t i = 0; i < per_burst; i += how.span) {
-        for (std::size_t k = 0; k < how.span; ++k) span[k] = make<E>(++number);
-        events.publish_many(std::span<const E>(span.data(), how.span));
+  publishing = [&] {
+    for (std::uint64_t round = 0; round < bursts; ++round) {
+      if (how.single) {
+        turn.wait_open();
+        events.publish(make<E>(++number));
+        continue;
       }
+      if (how.span == 1) {
+        for (std::uint64_t i = 0; i < burst; ++i) events.publish(make<E>(++number));
+      } else if constexpr (std::is_same_v<E, small_event>) {
+        std::array<small_event, most_per_span> span;
+        for (std::uint64_t i = 0; i < burst; i += how.span) {
+          for (std::size_t k = 0; k < how.span; ++k) span[k] = make<E>(++number);
+          events.publish_many(std::span<const E>(span.data(), how.span));
+        }
+      }
+      worker.open();
+      worker.wait_handled((round + 1) * how.subscribers);
     }
-    if (!how.single) worker.open();
-    worker.wait_handled((round + 1) * how.subscribers);
+  };
+  begin.open();
+  if (how.single) {
+    for (std::uint64_t round = 0; round < bursts; ++round) {
+      while (runtime.snapshot().pools.at(0).parked == 0) std::this_thread::yield();
+      turn.open();
+      worker.wait_handled((round + 1) * how.subscribers);
+    }
   }
+  publisher.join();
   const auto report = runtime.shutdown(60s, "the run is over");
   bool good = report.clean();
   for (const subscriber& each : subscribers)
