@@ -29,8 +29,8 @@ constexpr const char* usage =
     "  --quick        a twentieth of the events: to see that it works, not to compare\n"
     "  --json FILE    also write the figures as JSON\n"
     "  --list         names the workloads and systems, and ends\n"
-    "  --smoke        checks the bench itself: faulty systems are noticed, the JSON has its shape; A and I unless "
-    "--only\n"
+    "  --smoke        checks the bench itself: faulty systems are noticed, the JSON has its shape; A, E, F, G, "
+    "I, J unless --only\n"
     "  --help         this text\n"
     "Exit status: 0; 1 when a run was wrong or a check failed; 2 for an option it does not know.\n";
 
@@ -100,7 +100,7 @@ options parse(const std::vector<std::string>& args) {
       throw wrong_usage("unknown option '" + args[i] + "'");
     }
   }
-  if (parsed.smoke && parsed.only.empty()) parsed.only = {"A", "I"};
+  if (parsed.smoke && parsed.only.empty()) parsed.only = {"A", "E", "F", "G", "I", "J"};
   return parsed;
 }
 
@@ -120,7 +120,13 @@ std::vector<workload> chosen(const std::vector<workload>& all, const std::vector
 
 void list(std::ostream& out, const std::vector<workload>& all) {
   out << "workloads\n";
-  for (const auto& one : all) out << "  " << one.id << ": " << one.what << " [" << one.unit << "]\n";
+  for (const auto& one : all) {
+    out << "  " << one.id << ": " << one.what;
+    if (one.figures.empty()) out << " [" << one.unit << "]";
+    for (const auto& figure : one.figures)
+      out << (&figure == &one.figures.front() ? ": " : ", ") << figure.name << " [" << figure.unit << "]";
+    out << '\n';
+  }
   out << "systems\n";
   for (const auto& one : registered_systems())
     out << "  " << one.name << " (" << one.mode << "), " << to_string(one.kind) << ": " << one.note << '\n';

@@ -15,7 +15,9 @@ std::string full_name(const system_entry& system) { return system.name + " (" + 
 
 struct candidate {
   system_entry system;
-  series runs;
+  std::vector<series> runs;  ///< one for each figure; all with the same number of runs in each state
+  series one_way_ns;
+  std::map<core_state, histogram> distributions;
   std::size_t tried = 0;
   bool wrong = false;
 };
@@ -24,9 +26,16 @@ class workload_runner {
  public:
   workload_runner(const workload& what, const std::vector<system_entry>& systems, const measure_options& options,
                   measured& result)
-      : what_(what), options_(options), result_(result) {
+      : what_(what),
+        figures_(what.figures.empty() ? std::vector<figure>{{"", what.unit, what.direction}} : what.figures),
+        options_(options),
+        result_(result) {
     for (const auto& system : systems)
-      if (what.applies(system)) candidates_.push_back({.system = system, .runs = {}});
+      if (what.applies(system)) {
+        candidates_.emplace_back();
+        candidates_.back().system = system;
+        candidates_.back().runs.resize(figures_.size());
+      }
   }
 
   void run() {
@@ -42,30 +51,37 @@ class workload_runner {
   void report() {
     const auto all = sound();
     const auto state = common_state(all);
-    for (const auto& one : candidates_) {
-      row made;
-      made.workload = what_.id;
-      made.system = one.system;
-      made.unit = what_.unit;
-      made.direction = what_.direction;
-      made.tried = one.tried;
-      if (one.wrong) {
-        made.state = "wrong";
-      } else if (!state || one.runs.values(*state).size() < options_.runs) {
-        made.state = "not counted";
-      } else {
-        made.figure = summarize(one.runs.values(*state));
-        made.state = what_.depends_on == dependence::none ? "any" : to_string(*state);
-      }
-      result_.rows.push_back(std::move(made));
-    }
+    for (std::size_t index = 0; index < figures_.size(); ++index)
+      for (const auto& one : candidates_) result_.rows.push_back(row_of(one, index, state));
   }
 
  private:
+  row row_of(const candidate& one, std::size_t index, std::optional<core_state> state) const {
+    row made;
+    made.workload = figures_[index].name.empty() ? what_.id : what_.id + "." + figures_[index].name;
+    made.system = one.system;
+    made.unit = figures_[index].unit;
+    made.direction = figures_[index].direction;
+    made.tried = one.tried;
+    if (one.wrong) {
+      made.state = "wrong";
+    } else if (!state || one.runs[index].values(*state).size() < options_.runs) {
+      made.state = "not counted";
+    } else {
+      made.figure = summarize(one.runs[index].values(*state));
+      made.state = what_.depends_on == dependence::none ? "any" : to_string(*state);
+      if (const auto& around = one.one_way_ns.values(*state); !around.empty())
+        made.one_way_ns = summarize(around).median;
+      if (const auto found = one.distributions.find(*state); index == 0 && found != one.distributions.end())
+        made.distribution = found->second;
+    }
+    return made;
+  }
+
   std::vector<const series*> sound() const {
     std::vector<const series*> all;
     for (const auto& one : candidates_)
-      if (!one.wrong) all.push_back(&one.runs);
+      if (!one.wrong) all.push_back(&one.runs.front());
     return all;
   }
 
@@ -78,7 +94,7 @@ class workload_runner {
   bool plain_run(candidate& one) {
     const measurement got = what_.run(one.system);
     if (!accept(one, got)) return false;
-    if (!one.wrong) one.runs.add(got.value, core_state::one_core, core_state::one_core);
+    if (!one.wrong) add(one, got, core_state::one_core, core_state::one_core);
     return true;
   }
 
@@ -91,8 +107,20 @@ class workload_runner {
       result_.one_way_ns.push_back(after.one_way_ns);
     }
     if (!accept(one, got)) return false;
-    if (!one.wrong) one.runs.add(got.value, before.state, after.state);
+    if (one.wrong) return true;
+    add(one, got, before.state, after.state);
+    if (before.state != core_state::one_core)
+      one.one_way_ns.add((before.one_way_ns + after.one_way_ns) / 2, before.state, after.state);
     return true;
+  }
+
+  void add(candidate& one, const measurement& got, core_state before, core_state after) {
+    if (what_.figures.empty())
+      one.runs.front().add(got.value, before, after);
+    else
+      for (std::size_t index = 0; index < figures_.size(); ++index)
+        one.runs[index].add(got.values.at(index), before, after);
+    if (before == after && !got.distribution.empty()) one.distributions[before].add(got.distribution);
   }
 
   /// False when the process cannot go on.
@@ -106,6 +134,7 @@ class workload_runner {
   }
 
   const workload& what_;
+  const std::vector<figure> figures_;
   const measure_options& options_;
   measured& result_;
   std::vector<candidate> candidates_;

@@ -13,15 +13,17 @@
 
 namespace bench {
 
-/// One line of the result: a system in a workload.
+/// One line of the result: a figure of a system in a workload.
 struct row {
-  std::string workload;
+  std::string workload;  ///< with several figures, `workload.figure`
   system_entry system;
   std::string unit;
   better direction = better::higher;
   std::optional<statistics> figure;  ///< empty: see `state`
   std::string state;                 ///< "near", "far", "one core", "any", "not counted" or "wrong"
   std::size_t tried = 0;
+  std::optional<double> one_way_ns;  ///< of a cache line, median of the probes around the counted runs
+  histogram distribution;            ///< of all counted runs, at the first of a workload's figures
 };
 
 struct measured {

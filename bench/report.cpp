@@ -9,6 +9,7 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <iomanip>
 #include <ostream>
@@ -20,16 +21,6 @@ namespace bench {
 namespace {
 
 using json = nlohmann::ordered_json;
-
-/// The mode goals are judged in: what a user gets without asking.
-constexpr const char* default_mode = "park";
-
-const row* find_row(const std::vector<row>& rows, const std::string& workload, const std::string& system,
-                    const std::string& mode) {
-  for (const auto& one : rows)
-    if (one.workload == workload && one.system.name == system && one.system.mode == mode) return &one;
-  return nullptr;
-}
 
 goal ahead_of_the_field(const std::vector<row>& rows, const std::string& workload) {
   goal made;
@@ -83,7 +74,8 @@ std::string first_line_of(const char* path, const std::string& key) {
 std::string number(double value) {
   if (value == 0) return "0";
   std::ostringstream out;
-  out << std::fixed << std::setprecision(value < 0.1 ? 5 : value < 10 ? 2 : value < 1000 ? 1 : 0) << value;
+  const double size = std::abs(value);
+  out << std::fixed << std::setprecision(size < 0.1 ? 5 : size < 10 ? 2 : size < 1000 ? 1 : 0) << value;
   return out.str();
 }
 
@@ -111,18 +103,59 @@ std::string times_better(const row* subject, const row& one) {
   return over == 0 || under == 0 ? "-" : number(under / over);
 }
 
+/// A workload with several figures: a line for each system, a column for each figure.
+void print_figures(std::ostream& out, const workload& what, const std::vector<row>& rows) {
+  std::vector<std::string> head{"system", "mode"};
+  for (const auto& one : what.figures) head.push_back(one.name + " [" + one.unit + "]");
+  head.insert(head.end(), {"runs", "state", "kind"});
+  std::vector<std::vector<std::string>> lines{std::move(head)};
+  std::vector<double> one_way_ns;
+  for (const auto& first : rows) {
+    if (first.workload != what.id + "." + what.figures.front().name) continue;
+    std::vector<std::string> line{first.system.name, first.system.mode};
+    for (const auto& one : what.figures) {
+      const row* found = find_row(rows, what.id + "." + one.name, first.system.name, first.system.mode);
+      if (found == nullptr || !found->figure)
+        line.push_back("-");
+      else if (one.told == across_runs::maximum)
+        line.push_back(number(found->figure->max));
+      else
+        line.push_back(number(found->figure->median) + " (" + number(found->figure->spread_percent()) + " %)");
+    }
+    line.insert(line.end(), {first.figure ? std::to_string(first.figure->count) : "of " + std::to_string(first.tried),
+                             first.state, to_string(first.system.kind)});
+    if (first.one_way_ns) one_way_ns.push_back(*first.one_way_ns);
+    lines.push_back(std::move(line));
+  }
+  if (lines.size() == 1) return;
+  out << '\n' << what.id << ": " << what.what << " [medians, their spread in brackets; of max the largest]\n";
+  print_columns(out, lines);
+  if (!one_way_ns.empty())
+    out << "  beside it, to and fro with a cache line: " << number(2 * summarize(one_way_ns).median) << " ns\n";
+}
+
 }  // namespace
+
+const row* find_row(const std::vector<row>& rows, const std::string& workload, const std::string& system,
+                    const std::string& mode) {
+  for (const auto& one : rows)
+    if (one.workload == workload && one.system.name == system && one.system.mode == mode) return &one;
+  return nullptr;
+}
 
 std::vector<goal> judge(const std::vector<row>& rows) {
   std::vector<goal> goals;
   for (const char* workload : {"A", "B", "C", "D"}) goals.push_back(ahead_of_the_field(rows, workload));
   goals.push_back(at_most(rows, "2", "the publisher's cost of 8 subscriptions / of 1 (park), at most", 3, {"fanout"}));
+  for (auto& one : latency_goals(rows)) goals.push_back(std::move(one));
+  for (auto& one : back_pressure_goals(rows)) goals.push_back(std::move(one));
   goals.push_back(
       at_most(rows, "5a", "allocations per publish of a 64-byte event, to 1 and to 8", 0, {"I.event.1", "I.event.8"}));
   goals.push_back(at_most(rows, "5b", "allocations per publish of a 256-byte std::string, to 1 and to 8, at most", 1,
                           {"I.text.1", "I.text.8"}));
   goals.push_back(
       at_most(rows, "5c", "bytes of an idle subscription whose ring was never used, at most", 1024, {"I.idle"}));
+  goals.push_back(idle_goal(rows));
   return goals;
 }
 
@@ -175,6 +208,11 @@ json to_json(const json& machine, const measured& result, const std::vector<goal
     made["max"] = one.figure ? json(one.figure->max) : json();
     made["counted"] = one.figure ? one.figure->count : 0;
     made["state"] = one.state;
+    if (!one.distribution.empty()) {
+      made["one_way_ns"] = one.one_way_ns ? json(*one.one_way_ns) : json();
+      made["histogram"] = json::array();
+      for (const auto& [ns, count] : one.distribution.buckets()) made["histogram"].push_back({ns, count});
+    }
     document["runs"].push_back(std::move(made));
   }
   document["goals"] = json::array();
@@ -193,6 +231,10 @@ json to_json(const json& machine, const measured& result, const std::vector<goal
 void print_tables(std::ostream& out, const std::vector<workload>& what, const measured& result,
                   const std::vector<goal>& goals) {
   for (const auto& workload : what) {
+    if (!workload.figures.empty()) {
+      print_figures(out, workload, result.rows);
+      continue;
+    }
     std::vector<std::vector<std::string>> lines{
         {"system", "mode", "median", "min", "max", "spread", "runs", "state", "park x", "spin x", "kind"}};
     const row* park = find_row(result.rows, workload.id, "penstock", "park");
@@ -247,9 +289,19 @@ std::string check_shape(const json& document) {
     return "machine must be an object that says something";
   if (!document["runs"].is_array() || document["runs"].empty()) return "runs must be an array that is not empty";
   for (const auto& one : document["runs"]) {
-    if (!one.is_object() ||
-        keys(one) != names{"workload", "system", "mode", "unit", "median", "min", "max", "counted", "state"})
-      return "a run has other keys: " + one.dump();
+    names expected{"workload", "system", "mode", "unit", "median", "min", "max", "counted", "state"};
+    if (one.is_object() && one.contains("histogram")) {
+      expected.insert(expected.end(), {"one_way_ns", "histogram"});
+      if (!one["histogram"].is_array() || one["histogram"].empty())
+        return "a histogram must be an array that is not empty: " + one.dump();
+      if (!one.contains("one_way_ns") || !number_or_null(one["one_way_ns"]))
+        return "with a histogram, one_way_ns must be a number or null: " + one.dump();
+      for (const auto& bucket : one["histogram"])
+        if (!bucket.is_array() || bucket.size() != 2 || !bucket[0].is_number_integer() ||
+            !bucket[1].is_number_unsigned())
+          return "a bucket must be [ns, count]: " + one.dump();
+    }
+    if (!one.is_object() || keys(one) != expected) return "a run has other keys: " + one.dump();
     for (const char* key : {"workload", "system", "mode", "unit", "state"})
       if (!one[key].is_string() || one[key].get<std::string>().empty())
         return std::string(key) + " must be a text: " + one.dump();
@@ -273,7 +325,9 @@ std::string check_shape(const json& document) {
       return "measured and met are a number and a truth, or both null: " + one.dump();
     ids.push_back(one["id"]);
   }
-  if (ids != names{"1A", "1B", "1C", "1D", "2", "5a", "5b", "5c"}) return "the goals are others than agreed";
+  if (ids != names{"1A", "1B", "1C", "1D", "2", "3a", "3b", "3c", "3d", "3e", "3f", "3g", "3h", "4a", "4b", "5a", "5b",
+                   "5c", "5d"})
+    return "the goals are others than agreed";
   return {};
 }
 

@@ -22,7 +22,15 @@ struct goal {
   std::optional<bool> met;
 };
 
+/// Null when there is none.
+const row* find_row(const std::vector<row>& rows, const std::string& workload, const std::string& system,
+                    const std::string& mode);
 std::vector<goal> judge(const std::vector<row>& rows);
+
+// The goals of workloads that have files of their own.
+std::vector<goal> latency_goals(const std::vector<row>& rows);
+std::vector<goal> back_pressure_goals(const std::vector<row>& rows);
+goal idle_goal(const std::vector<row>& rows);
 
 /// What the figures were made on.
 nlohmann::ordered_json describe_machine(const measured& result, effort how_much);

@@ -54,9 +54,9 @@ void produce(System& system, unsigned producer, std::uint64_t events, unsigned s
 
 /// Everything the threads of one run touch. When a run is stuck it is left to the process as it is, threads and all:
 /// nothing may be destroyed under a thread that is still inside; the caller reports and ends the process.
-template <template <class> class System, class E>
+template <template <class> class System, class E, class Sink = checked_sink<E>>
 struct run_state {
-  using sink = checked_sink<E>;
+  using sink = Sink;
   struct interval {
     steady::time_point begin, end;
   };
@@ -67,6 +67,8 @@ struct run_state {
         ready(run.producers + 1),
         intervals(run.producers),
         sinks(run.subscribers) {}
+
+  void start_system(const shape& run) { system = std::make_unique<System<sink>>(run, std::span(sinks)); }
 
   /// The first subscriber's complaint, or nothing.
   std::string verdict() const {
@@ -85,44 +87,62 @@ struct run_state {
   std::vector<std::thread> producers;
 };
 
-template <template <class> class System, unsigned Span>
-stream_outcome run_stream(const shape& run) {
-  using E = small_event;
-  stream_outcome outcome;
-  auto state = std::make_unique<run_state<System, E>>(run);
+/// Lets `produce(producer)` run on a thread for each producer, and `await()` on this one, which returns false when not
+/// everything came; then ends the system and hears the sinks. `outcome` gets what was wrong. A stuck run takes `state`
+/// along.
+template <class State, class Produce, class Await, class Outcome>
+void drive(std::unique_ptr<State>& state, const shape& run, Produce produce, Await await, Outcome& outcome) {
   auto& now = *state;
   for (auto& sink : now.sinks) sink.expect(run.producers, run.events, now.line);
-  now.system = std::make_unique<System<checked_sink<E>>>(run, std::span(now.sinks));
-  const std::uint64_t events = run.events;
+  now.start_system(run);
   for (unsigned producer = 0; producer < run.producers; ++producer)
-    now.producers.emplace_back([&now, producer, events] {
+    now.producers.emplace_back([&now, producer, produce] {
       now.ready.arrive_and_wait();
       auto& mine = now.intervals[producer];
       mine.begin = steady::now();
-      produce<System<checked_sink<E>>, E>(*now.system, producer, events, Span, mine.begin.time_since_epoch().count());
+      produce(producer);
       mine.end = steady::now();
       now.produced.arrived();
     });
-  now.ready.arrive_and_wait();
 
-  if (!now.line.wait(run.give_up)) {
+  if (!await()) {
     outcome.problem = "not everything was delivered within " + std::to_string(run.give_up.count()) + " ms";
     if (!now.produced.wait(std::chrono::milliseconds(0))) {
       outcome.problem += "; a producer is still inside publish";
       outcome.stuck = true;
       (void)state.release();
-      return outcome;
+      return;
     }
   }
   for (auto& producer : now.producers) producer.join();
   std::string untidy = now.system->finish();
   now.system.reset();
   const std::string wrong = now.verdict();
-  if (!outcome.problem.empty()) {
-    if (!wrong.empty()) outcome.problem += ": " + wrong;
-    return outcome;
-  }
-  outcome.problem = wrong.empty() ? std::move(untidy) : wrong;
+  if (outcome.problem.empty())
+    outcome.problem = wrong.empty() ? std::move(untidy) : wrong;
+  else if (!wrong.empty())
+    outcome.problem += ": " + wrong;
+}
+
+template <template <class> class System, unsigned Span, class E = small_event>
+stream_outcome run_stream(const shape& run) {
+  stream_outcome outcome;
+  auto state = std::make_unique<run_state<System, E>>(run);
+  auto& now = *state;
+  const auto producing = [&now, events = run.events](unsigned producer) {
+    const std::int64_t begin_ns = now.intervals[producer].begin.time_since_epoch().count();
+    produce<System<checked_sink<E>>, E>(*now.system, producer, events, Span, begin_ns);
+  };
+  const auto awaiting = [&] {
+    const allocation_count before = run.count_allocations ? allocation_counter::start() : allocation_count();
+    now.ready.arrive_and_wait();
+    const bool complete = now.line.wait(run.give_up);
+    if (run.count_allocations)
+      outcome.allocations = static_cast<double>(allocation_counter::stop().calls - before.calls);
+    return complete;
+  };
+  drive(state, run, producing, awaiting, outcome);
+  if (!outcome.problem.empty()) return outcome;
   auto begin = now.intervals[0].begin;
   for (const auto& mine : now.intervals) {
     begin = std::min(begin, mine.begin);

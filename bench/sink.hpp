@@ -66,6 +66,9 @@ class checked_sink {
     if (++mine.seen == expected_) line_->arrived();
   }
 
+  /// How many of this producer's events have come.
+  std::uint64_t seen(unsigned producer) const noexcept { return cells_[producer % most_producers].seen; }
+
   /// Empty when everything came once, whole and in order; else what is wrong.
   std::string verdict() const {
     for (unsigned producer = 0; producer < most_producers; ++producer) {

@@ -2,6 +2,9 @@
 // Floor 9, bench.
 #pragma once
 
+#include "faulty.hpp"
+#include "measure.hpp"
+
 #include <string>
 #include <vector>
 
@@ -10,5 +13,12 @@ namespace bench {
 /// Runs systems with known faults and demands that each is noticed; checks the choice of the state, the goals, and that
 /// allocations are really counted. Returns what failed.
 std::vector<std::string> check_the_checks();
+
+/// Its part for paced events, ping-pongs, back-pressure, idle subscriptions, and workloads with several figures.
+void check_further_runs(findings& found);
+
+/// A made-up row with one figure.
+row made_row(std::string workload, std::string system, std::string mode, system_kind kind, double value,
+             std::string state);
 
 }  // namespace bench

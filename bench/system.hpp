@@ -10,6 +10,9 @@
 
 namespace bench {
 
+/// The mode of penstock that goals are judged in, and that features are measured with: what a user gets without asking.
+inline constexpr const char* default_mode = "park";
+
 /// What a system promises; a goal compares with the bounded ones that park.
 enum class system_kind {
   subject,          ///< penstock itself
@@ -27,6 +30,7 @@ struct shape {
   unsigned workers = 1;         ///< consumer threads; never more than subscribers
   std::uint64_t events = 0;     ///< per producer
   std::size_t capacity = 1024;  ///< seats per subscriber
+  bool count_allocations = false;  ///< from the first publish to the last delivery; the run's times mean little then
   std::chrono::milliseconds give_up{60'000};
 };
 
@@ -36,6 +40,7 @@ struct stream_outcome {
   bool stuck = false;            ///< threads of the system are still inside: the process cannot go on
   double seconds = 0;            ///< first publish to last delivery
   double publisher_seconds = 0;  ///< mean over producers of first publish to return of the last one
+  double allocations = 0;        ///< of the whole process, if the shape asked for it
 };
 
 struct allocation_outcome {
@@ -53,6 +58,40 @@ struct idle_outcome {
 
 enum class payload { small, text };
 
+/// What came of events one at a time.
+struct latency_outcome {
+  std::string problem;
+  bool stuck = false;
+  std::vector<std::int64_t> ns;  ///< of each event
+  double cpu = 0;                ///< processor seconds per second, of the process without the thread that paces
+  double pacing_cpu = 0;         ///< of that thread
+  double publish_ns = 0;         ///< mean of a publish call
+};
+
+struct back_pressure_outcome {
+  std::string problem;
+  bool stuck = false;
+  double part = 0;             ///< throughput / what the handler does when it is called directly
+  double resident_growth = 0;  ///< bytes of resident memory, at most, above what they were early in the run
+};
+
+/// What subscriptions cost while nothing is published.
+struct rest_outcome {
+  std::string problem;
+  double cpu = 0;  ///< processor seconds per second
+};
+
+/// The runs beyond `stream`; null: not measured. `further.hpp` makes all of them of one class template.
+struct further_runs {
+  /// Publish to handler start, one event per `interval`.
+  latency_outcome (*paced)(const shape& run, std::chrono::nanoseconds interval) = nullptr;
+  /// Round trips between two of the system, each with its own consumer thread; one message on the way.
+  latency_outcome (*ping_pong)(const shape& run) = nullptr;
+  back_pressure_outcome (*back_pressure)(const shape& run) = nullptr;
+  stream_outcome (*texts)(const shape& run) = nullptr;
+  rest_outcome (*rest)(const shape& run, std::chrono::milliseconds how_long) = nullptr;
+};
+
 /// One system in one mode. `registered` are ordered by kind, then name, then mode.
 struct system_entry {
   std::string name;
@@ -64,6 +103,9 @@ struct system_entry {
   stream_outcome (*stream)(const shape& run) = nullptr;
   allocation_outcome (*allocations)(const shape& run, payload what) = nullptr;   ///< null: not measured
   idle_outcome (*idle)(unsigned subscriptions, std::size_t capacity) = nullptr;  ///< null: not measured
+  further_runs further = {};
+  /// Round trips between two subscriptions on one pool; null: not measured.
+  latency_outcome (*ping_pong_inside)(const shape& run) = nullptr;
 };
 
 /// Called from a static initialiser in the system's file.

@@ -15,6 +15,10 @@ namespace {
 
 constexpr std::size_t capacity = 1024;
 
+bool is_plain(const system_entry& system) { return !system.feature && system.stream != nullptr; }
+
+}  // namespace
+
 shape shaped(unsigned producers, unsigned subscribers, std::uint64_t events) {
   shape run;
   run.producers = producers;
@@ -25,7 +29,7 @@ shape shaped(unsigned producers, unsigned subscribers, std::uint64_t events) {
   return run;
 }
 
-measurement wrong(const std::string& problem, bool stuck) {
+measurement failed_run(const std::string& problem, bool stuck) {
   measurement failed;
   failed.problem = problem;
   failed.stuck = stuck;
@@ -34,14 +38,11 @@ measurement wrong(const std::string& problem, bool stuck) {
 
 measurement throughput(const system_entry& system, const shape& run) {
   const stream_outcome outcome = system.stream(run);
-  if (!outcome.problem.empty()) return wrong(outcome.problem, outcome.stuck);
+  if (!outcome.problem.empty()) return failed_run(outcome.problem, outcome.stuck);
   measurement done;
   done.value = static_cast<double>(run.events) * run.producers * run.subscribers / outcome.seconds / 1e6;
   return done;
 }
-
-bool is_plain(const system_entry& system) { return !system.feature; }
-bool is_penstock(const system_entry& system) { return system.feature || (system.name == "penstock" && system.mode == "park"); }
 
 workload stream_workload(const char* id, const char* what, const char* unit, const shape& run) {
   workload made;
@@ -59,12 +60,18 @@ workload stream_workload(const char* id, const char* what, const char* unit, con
   return made;
 }
 
+namespace {
+
+bool is_penstock(const system_entry& system) {
+  return system.feature || (system.name == "penstock" && system.mode == default_mode);
+}
+
 /// Both shapes in one run, so that they are compared under the same conditions.
 measurement fan_out_cost(const system_entry& system, std::uint64_t events) {
   const stream_outcome one = system.stream(shaped(1, 1, events));
-  if (!one.problem.empty()) return wrong("with 1 subscription: " + one.problem, one.stuck);
+  if (!one.problem.empty()) return failed_run("with 1 subscription: " + one.problem, one.stuck);
   const stream_outcome eight = system.stream(shaped(1, 8, events));
-  if (!eight.problem.empty()) return wrong("with 8 subscriptions: " + eight.problem, eight.stuck);
+  if (!eight.problem.empty()) return failed_run("with 8 subscriptions: " + eight.problem, eight.stuck);
   measurement done;
   done.value = eight.publisher_seconds / one.publisher_seconds;
   return done;
@@ -82,7 +89,7 @@ workload allocation_workload(const char* id, const char* what, payload kind, uns
   made.applies = [](const system_entry& system) { return system.allocations != nullptr; };
   made.run = [kind, run = shaped(1, subscribers, events)](const system_entry& system) {
     const allocation_outcome outcome = system.allocations(run, kind);
-    if (!outcome.problem.empty()) return wrong(outcome.problem, outcome.stuck);
+    if (!outcome.problem.empty()) return failed_run(outcome.problem, outcome.stuck);
     measurement done;
     done.value = outcome.per_publish;
     return done;
@@ -101,7 +108,7 @@ workload idle_workload(const char* id, const char* what, double idle_outcome::*f
   made.applies = [](const system_entry& system) { return system.idle != nullptr; };
   made.run = [figure, subscriptions](const system_entry& system) {
     const idle_outcome outcome = system.idle(subscriptions, capacity);
-    if (!outcome.problem.empty()) return wrong(outcome.problem, false);
+    if (!outcome.problem.empty()) return failed_run(outcome.problem, false);
     measurement done;
     done.value = outcome.*figure;
     return done;
@@ -144,6 +151,10 @@ std::vector<workload> workloads(effort how_much) {
   };
   all.push_back(std::move(fan_out));
 
+  add_latency(all, how_much);
+  add_back_pressure(all, how_much);
+  add_text(all, how_much);
+
   // Without the stand-ins for malloc there is nothing to count.
   if (allocation_counter::available()) {
     const std::uint64_t events = 200'000 / part;
@@ -159,6 +170,7 @@ std::vector<workload> workloads(effort how_much) {
     all.push_back(
         idle_workload("I.idle.resident", "the same, growth of resident memory", &idle_outcome::resident_bytes, idle));
   }
+  add_idle(all, how_much);
   return all;
 }
 

@@ -1,7 +1,7 @@
 // Peer: moodycamel::BlockingConcurrentQueue, one per subscriber, with producer and consumer tokens. Unbounded as it is.
 // Floor 9, bench.
 #include "../event.hpp"
-#include "../run_system.hpp"
+#include "../further.hpp"
 
 #if __has_include(<concurrentqueue/blockingconcurrentqueue.h>)
 #include <concurrentqueue/blockingconcurrentqueue.h>
@@ -106,6 +106,7 @@ const bool registered = register_system({
             "no publish ever waits",
     .stream = run_stream<moodycamel_queue, 1>,
     .allocations = run_allocations<moodycamel_queue>,
+    .further = further_runs_of<moodycamel_queue>(),
 });
 
 }  // namespace

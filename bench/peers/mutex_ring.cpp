@@ -1,7 +1,7 @@
 // Peer: a bounded ring under a mutex per subscriber, with condition variables; popping singly, and swapping batches.
 // Floor 9, bench.
 #include "../event.hpp"
-#include "../run_system.hpp"
+#include "../further.hpp"
 
 #include <atomic>
 #include <condition_variable>
@@ -193,6 +193,7 @@ const bool singly = register_system({
     .note = "a ring, a mutex and a condition variable per subscriber; the consumer takes one event per lock",
     .stream = run_stream<mutex_ring_singly, 1>,
     .allocations = run_allocations<mutex_ring_singly>,
+    .further = further_runs_of<mutex_ring_singly>(),
 });
 const bool batches = register_system({
     .name = "mutex ring",
@@ -201,6 +202,7 @@ const bool batches = register_system({
     .note = "the same, the consumer swaps the whole ring for an empty one (so up to twice the capacity is on the way)",
     .stream = run_stream<mutex_ring_batches, 1>,
     .allocations = run_allocations<mutex_ring_batches>,
+    .further = further_runs_of<mutex_ring_batches>(),
 });
 
 }  // namespace

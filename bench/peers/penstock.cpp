@@ -1,16 +1,15 @@
 // The subject: penstock as a user has it, linked as a shared object, with each wait strategy of its pool.
 // Floor 9, bench.
 #include "../event.hpp"
-#include "../run_system.hpp"
+#include "../further.hpp"
+#include "../resources.hpp"
 
 #include <penstock/penstock.hpp>
 
 #include <malloc.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cstddef>
-#include <fstream>
 #include <span>
 #include <string>
 #include <utility>
@@ -21,14 +20,30 @@ namespace {
 
 using namespace std::chrono_literals;
 
-template <class Sink, penstock::wait_strategy Wait>
+/// How the pool's workers wait; a mode of the bench for each. 0: the strategy's own time.
+template <penstock::wait_strategy Strategy, unsigned SpinMicroseconds = 0>
+struct waiting {
+  static penstock::worker_pool_options pool(unsigned workers) {
+    auto options = penstock::worker_pool_options().threads(workers);
+    if constexpr (SpinMicroseconds == 0)
+      options.wait(Strategy);
+    else
+      options.wait(Strategy, std::chrono::microseconds(SpinMicroseconds));
+    return options;
+  }
+};
+using park = waiting<penstock::wait_strategy::park>;
+using spin = waiting<penstock::wait_strategy::spin_then_park>;
+/// Longer than workload E's events are apart: a worker still looks when the next one comes.
+using spin_longer = waiting<penstock::wait_strategy::spin_then_park, 100>;
+
+template <class Sink, class Waiting>
 class penstock_bus {
  public:
   using E = typename Sink::event_type;
 
   penstock_bus(const shape& run, std::span<Sink> sinks)
-      : runtime_(penstock::runtime_options().pool("default",
-                                                  penstock::worker_pool_options().threads(run.workers).wait(Wait))),
+      : runtime_(penstock::runtime_options().pool("default", Waiting::pool(run.workers))),
         events_(runtime_.bus().template publisher<E>()) {
     for (std::size_t i = 0; i < sinks.size(); ++i)
       subscriptions_.push_back(runtime_.bus().template subscribe<E>(
@@ -52,17 +67,47 @@ class penstock_bus {
 };
 
 template <class Sink>
-using parking = penstock_bus<Sink, penstock::wait_strategy::park>;
+using parking = penstock_bus<Sink, park>;
 template <class Sink>
-using spinning = penstock_bus<Sink, penstock::wait_strategy::spin_then_park>;
+using spinning = penstock_bus<Sink, spin>;
+template <class Sink>
+using spinning_longer = penstock_bus<Sink, spin_longer>;
 
-double resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  long total = 0;
-  long resident = 0;
-  file >> total >> resident;
-  return static_cast<double>(resident) * static_cast<double>(sysconf(_SC_PAGESIZE));
-}
+/// Requests and replies are two topics of one bus, their subscriptions on one pool.
+struct reply_event : small_event {};
+
+template <class Waiting>
+struct on_one_pool {
+  template <class Sink>
+  class pair {
+   public:
+    using E = typename Sink::event_type;
+
+    pair(const shape& run, Sink& answering, Sink& asking)
+        : runtime_(penstock::runtime_options().pool("default", Waiting::pool(run.workers))),
+          requests_(runtime_.bus().template publisher<E>()),
+          replies_(runtime_.bus().template publisher<reply_event>()) {
+      subscriptions_.push_back(
+          runtime_.bus().template subscribe<E>("answering", penstock::subscribe_options().capacity(run.capacity),
+                                               [sink = &answering](const E& event) { sink->take(event); }));
+      subscriptions_.push_back(runtime_.bus().template subscribe<reply_event>(
+          "asking", penstock::subscribe_options().capacity(run.capacity),
+          [sink = &asking](const reply_event& event) { sink->take(event); }));
+    }
+    void request(E&& event) { requests_.publish(std::move(event)); }
+    void reply(E&& event) { replies_.publish(reply_event{event}); }
+    std::string finish() {
+      const auto report = runtime_.shutdown(10s, "the run is over");
+      return report.clean() ? std::string() : to_string(report);
+    }
+
+   private:
+    penstock::runtime runtime_;
+    penstock::publisher<E> requests_;
+    penstock::publisher<reply_event> replies_;
+    std::vector<penstock::subscription> subscriptions_;
+  };
+};
 
 /// Subscriptions of one topic that never got an event.
 idle_outcome idle_subscriptions(unsigned count, std::size_t capacity) {
@@ -91,7 +136,7 @@ idle_outcome idle_subscriptions(unsigned count, std::size_t capacity) {
   return outcome;
 }
 
-const bool park = register_system({
+const bool parks = register_system({
     .name = "penstock",
     .mode = "park",
     .kind = system_kind::subject,
@@ -99,13 +144,25 @@ const bool park = register_system({
     .stream = run_stream<parking, 1>,
     .allocations = run_allocations<parking>,
     .idle = idle_subscriptions,
+    .further = further_runs_of<parking>(),
+    .ping_pong_inside = run_ping_pong<on_one_pool<park>::pair>,
 });
-const bool spin = register_system({
+const bool spins = register_system({
     .name = "penstock",
     .mode = "spin_then_park",
     .kind = system_kind::subject,
     .note = "publish, one event per call; an idle worker looks again for 20 us before it sleeps",
     .stream = run_stream<spinning, 1>,
+    .further = further_runs_of<spinning>(),
+    .ping_pong_inside = run_ping_pong<on_one_pool<spin>::pair>,
+});
+const bool spins_longer = register_system({
+    .name = "penstock",
+    .mode = "spin_then_park 100 us",
+    .kind = system_kind::subject,
+    .note = "the same for 100 us: longer than the events of E.paced are apart; measured where single events are",
+    .further = further_runs_of<spinning_longer>(),
+    .ping_pong_inside = run_ping_pong<on_one_pool<spin_longer>::pair>,
 });
 const bool park_spans = register_system({
     .name = "penstock spans of 16",

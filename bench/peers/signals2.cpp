@@ -1,7 +1,7 @@
 // Peer: Boost.Signals2, the slots called on the producer's own thread. No queue: the floor of a publish.
 // Floor 9, bench.
 #include "../event.hpp"
-#include "../run_system.hpp"
+#include "../further.hpp"
 
 #include <boost/signals2/signal.hpp>
 
@@ -34,6 +34,10 @@ const bool registered = register_system({
     .note = "no queue and no other thread; producers call the same slot at once, which nothing serialises",
     .stream = run_stream<signals2, 1>,
     .allocations = run_allocations<signals2>,
+    // No ping-pong: each call would be inside the one before. Nothing to say about rest either.
+    .further = {.paced = run_paced<signals2>,
+                .back_pressure = run_back_pressure<signals2>,
+                .texts = run_stream<signals2, 1, text_event>},
 });
 
 }  // namespace
