@@ -80,7 +80,7 @@ bus_core::bus_core(std::shared_ptr<execution_environment> made, scheduler_ptr de
 
 bus_core::~bus_core() = default;
 
-errc bus_core::admission(cargo what) const noexcept {
+errc bus_core::admission_of_phase(cargo what) const noexcept {
   if (fork_.forked()) return errc::forked;
   switch (phase_.load()) {
     case phase::open: return errc::none;

@@ -45,7 +45,9 @@ class bus_core final : public ref_counted<bus_core> {
   /// none, or why no publish is taken: forked, closed; during a shutdown's drain only what handlers publish is, and when they
   /// have fed each other for too long only dead letters.
   enum class cargo : std::uint8_t { events, dead_letters };
-  errc admission(cargo what = cargo::events) const noexcept;
+  errc admission(cargo what = cargo::events) const noexcept {
+    return phase_.load() == phase::open && !forked() ? errc::none : admission_of_phase(what);
+  }
   bool forked() const noexcept { return fork_.forked(); }
 
   /// `options` may be null: the type's own topic. Throws std::system_error.
@@ -122,6 +124,7 @@ class bus_core final : public ref_counted<bus_core> {
 
  private:
   enum class phase : std::uint8_t { open, handlers_only, letters_only, closed };
+  errc admission_of_phase(cargo what) const noexcept;
 
   const fork_mark fork_;
   const scheduler_ptr default_pool_;

@@ -108,10 +108,14 @@ class lane final : public runnable, public lane_base {
   enum class fate : std::uint8_t { handled, filtered, failed, open };
 
   turn_end drain(unsigned budget);
+  template <bool Plain>
+  turn_end drain_as(unsigned budget);
   turn_end go_on(unsigned& budget);
+  bool linger() const noexcept;
   void finish(turn_end end) noexcept;
 
   fate attempt(const void* payload, call& info);
+  fate attempt_plainly(const void* payload, call& info, task<void>& unused);
   fate coroutine_over();
   fate after_failure(call& info, const void* payload) noexcept;
   fate fail_for_good(call& info, const void* payload, const char* reason) noexcept;

@@ -283,6 +283,9 @@ class publishing {
     }
   }
 
+  /// Events that other members had seats for.
+  void accepted(std::uint64_t events) noexcept { result_.accepted(events); }
+
   publish_result finish(const clock& time) {
     if (lines_ && lines_->any()) {
       lines_->wait(time, request_.deadline, request_.stop);
@@ -480,8 +483,8 @@ class publishing {
 
 }  // namespace
 
-std::int64_t topic::published_now() const noexcept {
-  switch (kept()) {
+std::int64_t topic::publish_time(metadata kept) const noexcept {
+  switch (kept) {
     case metadata::off: return 0;
     case metadata::coarse: return bus_->time().coarse_now().time_since_epoch().count();
     case metadata::precise: break;
@@ -498,8 +501,29 @@ publish_result topic::publish(const publish_request& request) {
     leave(seen);
     return publish_unmatched(request.count);
   }
-  publishing call(request, seen.count, published_now());
-  for (std::size_t i = 0; i < seen.count; ++i) call.offer(*seen.members()[i]);
+  const std::int64_t published = published_now();
+  const auto* const events = static_cast<const std::byte*>(request.events);
+  for (std::size_t i = 0; i < seen.count; ++i) {
+    subscription_core& member = *seen.members()[i];
+    if (member.tells_publishers()) return publish_from(i, seen, request, published);
+    switch (member.channel.seat(events, request.count, published)) {
+      case sync::channel::seating::refused: return publish_from(i, seen, request, published);
+      case sync::channel::seating::seated: break;
+      case sync::channel::seating::seated_and_wakes: member.wake(); break;
+    }
+  }
+  const std::size_t offers = request.count * seen.count;
+  leave(seen);
+  return result_builder::all_accepted(request.count, offers);
+}
+
+// From the first member on that has no seat for all of it, or has hooks that may have to be told. A function of its own: it
+// has room for waiting on its stack, which the way of most publishes is spared.
+publish_result topic::publish_from(std::size_t first, snapshot& seen, const publish_request& request,
+                                   std::int64_t published) {
+  publishing call(request, seen.count, published);
+  call.accepted(first * request.count);
+  for (std::size_t i = first; i < seen.count; ++i) call.offer(*seen.members()[i]);
   leave(seen);
   return call.finish(bus_->time());
 }

@@ -12,6 +12,13 @@ namespace penstock {
 class result_builder {
  public:
   explicit result_builder(std::size_t events) noexcept { result_.prefix_ = events; }
+  /// The result of a publish that everybody had a seat for.
+  static publish_result all_accepted(std::size_t events, std::uint64_t offers) noexcept {
+    publish_result result;
+    result.matched_ = result.accepted_ = offers;
+    result.prefix_ = events;
+    return result;
+  }
   /// Goes on with one that was made before.
   explicit result_builder(publish_result&& begun) noexcept : result_(static_cast<publish_result&&>(begun)) {}
 

@@ -24,9 +24,8 @@ topic::~topic() {
   for (unsigned i = 1; i < segments; ++i) delete[] sync::peek(segments_[i]);
 }
 
-sync::atomic<snapshot*>* topic::place(std::uint16_t slot) noexcept {
-  // Segment 0 has slots 0 to 7, segment k the 8 << (k - 1) slots from 8 << (k - 1).
-  if (slot < first_segment) return &segments_[0].load()[slot];
+// Segment 0 has slots 0 to 7, segment k the 8 << (k - 1) slots from 8 << (k - 1).
+sync::atomic<snapshot*>* topic::far_place(std::uint16_t slot) noexcept {
   unsigned segment = 1;
   std::size_t begin = first_segment;
   while (slot >= begin * 2) {
@@ -79,19 +78,6 @@ void topic::make_current(snapshot& made) noexcept {
 void topic::retire(snapshot& old, std::uint64_t entered) noexcept {
   const auto inside = static_cast<std::int64_t>(entered);
   if (old.balance.fetch_sub(inside) == inside) free_snapshot(old);
-}
-
-snapshot& topic::enter() noexcept {
-  const std::uint64_t entered = tail_.fetch_add(1);
-  snapshot& seen = *place(static_cast<std::uint16_t>(entered >> slot_shift))->load();
-  // Long before the count could run into the slot, the same members get a new version.
-  if (const std::uint64_t count = entered & entered_mask; count >= renew_after_ && (count & (count - 1)) == 0) renew();
-  return seen;
-}
-
-void topic::leave(snapshot& seen) noexcept {
-  // Not below zero before it is retired, so this is zero only for the last one out of a retired snapshot.
-  if (seen.balance.fetch_add(1) == -1) free_snapshot(seen);
 }
 
 void topic::renew() noexcept {

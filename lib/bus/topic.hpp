@@ -76,14 +76,32 @@ class topic final : public ref_counted<topic> {
   static constexpr unsigned segments = 14;
   static constexpr std::size_t first_segment = 8;
 
-  std::int64_t published_now() const noexcept;
-  snapshot& enter() noexcept;
-  void leave(snapshot& seen) noexcept;
+  std::int64_t published_now() const noexcept {
+    const metadata kind = kept();
+    return kind == metadata::off ? 0 : publish_time(kind);
+  }
+  std::int64_t publish_time(metadata kind) const noexcept;
+  [[gnu::noinline]] publish_result publish_from(std::size_t first, snapshot& seen, const publish_request& request,
+                                                std::int64_t published);
+  snapshot& enter() noexcept {
+    const std::uint64_t entered = tail_.fetch_add(1);
+    snapshot& seen = *place(static_cast<std::uint16_t>(entered >> slot_shift))->load();
+    // Long before the count could run into the slot, the same members get a new version.
+    if (const std::uint64_t count = entered & entered_mask; count >= renew_after_ && (count & (count - 1)) == 0) renew();
+    return seen;
+  }
+  void leave(snapshot& seen) noexcept {
+    // Not below zero before it is retired, so this is zero only for the last one out of a retired snapshot.
+    if (seen.balance.fetch_add(1) == -1) free_snapshot(seen);
+  }
   snapshot* allocate_snapshot(std::size_t members) PENSTOCK_REQUIRES(m_);
   void make_current(snapshot& made) noexcept PENSTOCK_REQUIRES(m_);
   void retire(snapshot& old, std::uint64_t entered) noexcept;
   void free_snapshot(snapshot& dead) noexcept;
-  sync::atomic<snapshot*>* place(std::uint16_t slot) noexcept;
+  sync::atomic<snapshot*>* place(std::uint16_t slot) noexcept {
+    return slot < first_segment ? &first_slots_[slot] : far_place(slot);
+  }
+  sync::atomic<snapshot*>* far_place(std::uint16_t slot) noexcept;
   void renew() noexcept;
 
   const ref_ptr<bus_core> bus_;

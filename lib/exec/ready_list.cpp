@@ -3,6 +3,7 @@
 #include "exec/ready_list.hpp"
 
 #include "sync/parker.hpp"
+#include "sync/processor.hpp"
 
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -10,18 +11,6 @@
 #include <utility>
 
 namespace penstock::exec {
-namespace {
-
-void relax() noexcept {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-}  // namespace
-
 ready_list::sleeper* ready_list::claim_sleeper_locked() noexcept {
   if (looking_ > 0 || sleepers_ == nullptr) return nullptr;
   sleeper* chosen = sleepers_;
@@ -136,7 +125,7 @@ ready_list::ready ready_list::next(sleeper& self) {
       spun = true;
       const steady_time until = deadline_after(time_.now(), spin_);
       for (unsigned turn = 1; attention_.load(std::memory_order_relaxed) == 0; ++turn) {
-        relax();
+        sync::relax();
         if (turn % 64 == 0 && time_.now() >= until) break;
       }
     }

@@ -68,6 +68,8 @@ class ready_list {
   bool ask(const detail::working_look& worker, stack_question& question) noexcept;
   bool in_turn(const detail::working_look& worker) noexcept;
 
+  /// A hint: nothing is ready, and it does not end.
+  bool nothing_waits() const noexcept { return attention_.load(std::memory_order_relaxed) == 0; }
   std::size_t size() noexcept;
   /// What is ready, what is queued, who is parked.
   void count(pool_snapshot& seen) noexcept;

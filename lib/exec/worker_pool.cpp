@@ -382,6 +382,7 @@ class threads_pool final : public worker_pool {
   std::shared_ptr<environment_parts> parts() const noexcept override { return parts_; }
   errc why_dropped() const noexcept override { return core_->fork.forked() ? errc::forked : errc::closed; }
   detail::watched_pool* watched() noexcept override { return core_.get(); }
+  bool may_linger() const noexcept override { return core_->list.nothing_waits(); }
   unsigned stop(steady_time deadline) noexcept override {
     const unsigned left = core_->stop(deadline);
     if (parts_ == nullptr) timers_->stop();  // its own: a runtime's pools share theirs

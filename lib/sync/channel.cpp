@@ -29,18 +29,10 @@ channel::channel(const config& made) noexcept
       shared_(made.shared || made.policy == full_policy::drop_oldest),
       blocks_(made.blocks),
       locked_writes_(made.policy == full_policy::drop_oldest),
+      dressed_(made.stamped || made.blocks),
       listener_(made.listener) {}
 
 channel::~channel() { std::free(peek(ring_)); }
-
-void channel::copy_payload(std::byte* to, const std::byte* from) const noexcept {
-  if (payload_bytes_ == sizeof(void*))
-    std::memcpy(to, from, sizeof(void*));
-  else if (payload_bytes_ == 64)
-    std::memcpy(to, from, 64);
-  else
-    std::memcpy(to, from, payload_bytes_);
-}
 
 bool channel::allocate_ring() noexcept {
   const std::uint64_t cells = mask_ + 1;
@@ -53,43 +45,30 @@ bool channel::allocate_ring() noexcept {
   return true;
 }
 
-// The head cell of the span is written last: a consumer that finds it finds the whole span behind it.
-void channel::write(std::byte* ring, std::uint64_t first, const std::byte* events, std::size_t count,
-                    std::int64_t published) noexcept {
-  for (std::size_t i = count; i-- > 0;) {
-    cell& target = at(ring, first + i);
-    copy_payload(target.payload(), events + i * payload_bytes_);
-    if (stamp_offset_ != 0) {
-      const seat_stamp stamp{published, refused_[0].load(std::memory_order_relaxed) +
-                                            refused_[static_cast<std::size_t>(errc::full)].load(std::memory_order_relaxed)};
-      std::memcpy(reinterpret_cast<std::byte*>(&target) + stamp_offset_, &stamp, sizeof stamp);
-    }
-    if (blocks_) {
-      void* block = nullptr;
-      std::memcpy(&block, target.payload(), sizeof block);
-      detail::retain_block(block);
-    }
-    // release: pairs with the acquire in take; without it a torn event is seen (test: "a span is handled in order").
-    // The head cell's seq_cst store is the producer's half of invariant 5 for the whole span.
-    target.seq.store(first + i + 1, i == 0 ? std::memory_order_seq_cst : std::memory_order_release);
+void channel::dress(cell& target, std::int64_t published) const noexcept {
+  if (stamp_offset_ != 0) {
+    const seat_stamp stamp{published, refused_[0].load(std::memory_order_relaxed) +
+                                          refused_[static_cast<std::size_t>(errc::full)].load(std::memory_order_relaxed)};
+    std::memcpy(reinterpret_cast<std::byte*>(&target) + stamp_offset_, &stamp, sizeof stamp);
+  }
+  if (blocks_) {
+    void* block = nullptr;
+    std::memcpy(&block, target.payload(), sizeof block);
+    detail::retain_block(block);
   }
 }
 
-// Invariant 5: the cells are written; now look whether somebody slept or stopped meanwhile.
-bool channel::after_write(std::byte* ring, std::uint64_t first, std::size_t count) noexcept {
-  if (stopped_.load() != 0) {
-    std::uint64_t begun = 0;
-    {
-      lock_guard lock(m_);
-      begun = stopped_begun_;
-    }
-    for (std::size_t i = 0; i < count; ++i) {
-      if (first + i < begun) continue;  // begun before the stop: it is the consumer's, and its cell may be another's by now
-      discard(ring, first + i);
-    }
-    return false;
+// Invariant 5: the cells are written; and somebody stopped the channel meanwhile.
+void channel::placed_too_late(std::byte* ring, std::uint64_t first, std::size_t count) noexcept {
+  std::uint64_t begun = 0;
+  {
+    lock_guard lock(m_);
+    begun = stopped_begun_;
   }
-  return claim_sleeper();
+  for (std::size_t i = 0; i < count; ++i) {
+    if (first + i < begun) continue;  // begun before the stop: it is the consumer's, and its cell may be another's by now
+    discard(ring, first + i);
+  }
 }
 
 /// Whoever finds the event written and makes a tomb of it owns it.
@@ -107,52 +86,33 @@ void channel::discard(std::byte* ring, std::uint64_t position) noexcept {
   detail::release_block(block);
 }
 
-void channel::read_stamp(cell& from, seat_stamp* to) const noexcept {
-  if (stamp_offset_ != 0 && to != nullptr)
-    std::memcpy(to, reinterpret_cast<const std::byte*>(&from) + stamp_offset_, sizeof *to);
-}
-
 bool channel::offer_quickly(const std::byte* events, std::size_t count, offer_outcome& outcome,
                             std::int64_t published) noexcept {
-  std::uint64_t tail = tail_.load();
   std::size_t left = count;
   while (left > 0) {
-    if ((tail & flag) != 0) return false;
-    // acquire: pairs with the release below; without it the cell is written while another producer's view of "freed" is not
-    // yet ours (test: TSan over "many producers and one consumer lose nothing").
-    std::uint64_t begun = known_begun_.load(std::memory_order_acquire);
-    // A stale tail may lie behind begun: then the exchange below fails and it is read again.
-    std::uint64_t waiting = tail - begun;
-    if (waiting >= capacity_ && tail >= begun) {
-      begun = begun_.load() & ~flag;
-      known_begun_.store(begun, std::memory_order_release);
-      waiting = tail - begun;
-      if (waiting >= capacity_ && tail >= begun) {
-        // At the instant begun_ was read at least `capacity` events waited: the policy decides.
-        if (policy_ == full_policy::fail) {
-          rejected_(errc::full).fetch_add(left, std::memory_order_relaxed);
-          outcome.rejected += left;
-          outcome.why = errc::full;
-          return true;
-        }
-        if (policy_ == full_policy::drop_newest) {
-          dropped_().fetch_add(left, std::memory_order_relaxed);
-          outcome.dropped += left;
-          return true;
-        }
-        return false;
+    std::uint64_t first = 0;
+    bool slow = false;
+    const std::size_t taken = claim(1, left, first, slow);
+    if (slow) return false;
+    if (taken == 0) {
+      // Full: the policy decides.
+      if (policy_ == full_policy::fail) {
+        rejected_(errc::full).fetch_add(left, std::memory_order_relaxed);
+        outcome.rejected += left;
+        outcome.why = errc::full;
+        return true;
       }
+      if (policy_ == full_policy::drop_newest) {
+        dropped_().fetch_add(left, std::memory_order_relaxed);
+        outcome.dropped += left;
+        return true;
+      }
+      return false;
     }
-    const std::uint64_t room = tail >= begun ? capacity_ - waiting : capacity_;
-    const std::size_t taken = left < room ? left : static_cast<std::size_t>(room);
-    if (!tail_.compare_exchange_weak(tail, tail + taken)) continue;
-    std::byte* ring = ring_.load();
-    write(ring, tail, events, taken, published);
-    if (after_write(ring, tail, taken)) outcome.wake = true;
+    if (place(first, events, taken, published)) outcome.wake = true;
     outcome.accepted += taken;
     events += taken * payload_bytes_;
     left -= taken;
-    tail += taken;
   }
   return true;
 }
@@ -317,21 +277,7 @@ bool channel::ready() const noexcept {
   return ring != nullptr && at(ring, head).seq.load() == head + 1;
 }
 
-take_status channel::take(std::byte* out, std::uint64_t& sequence, seat_stamp* stamp) noexcept {
-  if (!shared_) {
-    std::byte* ring = ring_.load();
-    if (ring == nullptr) return take_status::empty;
-    cell& next = at(ring, head_);
-    if (next.seq.load(std::memory_order_acquire) != head_ + 1)
-      return stopped_.load() != 0 ? take_status::stopped : take_status::empty;
-    copy_payload(out, next.payload());
-    read_stamp(next, stamp);
-    if ((begun_.fetch_add(1) & flag) != 0) return take_status::stopped;  // invariant 4: it belongs to the stopper
-    sequence = ++head_;
-    const std::uint32_t hint = hint_.load();
-    if (hint != 0 && (hint != hint_untold || head_ >= tell_from_)) serve(false);
-    return take_status::taken;
-  }
+take_status channel::take_shared(std::byte* out, std::uint64_t& sequence, seat_stamp* stamp) noexcept {
   bool serving = false;
   {
     lock_guard lock(m_);

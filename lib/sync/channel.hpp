@@ -4,12 +4,14 @@
 
 #include "base/mutex.hpp"
 #include "sync/atomic.hpp"
+#include "sync/processor.hpp"
 #include "sync/waiter.hpp"
 
 #include <penstock/sync/event_block.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace penstock::sync {
 
@@ -102,6 +104,19 @@ class channel {
   channel(const channel&) = delete;
   channel& operator=(const channel&) = delete;
 
+  enum class seating : std::uint8_t {
+    refused,           ///< nothing was taken: go on with `offer_quickly`
+    seated,
+    seated_and_wakes,  ///< an idle consumer was claimed: the caller must schedule it
+  };
+  /// Takes seats for all of `count` events, or for none. No lock, no policy: the way of a publish that need not wait.
+  seating seat(const std::byte* events, std::size_t count, std::int64_t published = 0) noexcept {
+    std::uint64_t first = 0;
+    bool slow = false;
+    if (claim(count, count, first, slow) == 0) return seating::refused;
+    return place(first, events, count, published) ? seating::seated_and_wakes : seating::seated;
+  }
+
   /// Offers `count` events without a lock: takes what fits, decides what the policy decides. True: all decided. False: go
   /// on with `offer_slowly` for what is left.
   /// `published` goes into the seats' stamps.
@@ -114,7 +129,21 @@ class channel {
                     std::byte* evicted_event, offer_outcome& outcome, std::int64_t published = 0) noexcept;
 
   /// Consumer: copies the next event to `out` and frees its seat. `sequence` counts seats from 1. `stamp` may be null.
-  take_status take(std::byte* out, std::uint64_t& sequence, seat_stamp* stamp = nullptr) noexcept;
+  take_status take(std::byte* out, std::uint64_t& sequence, seat_stamp* stamp = nullptr) noexcept {
+    if (shared_) return take_shared(out, sequence, stamp);
+    std::byte* const ring = ring_.load();
+    if (ring == nullptr) return take_status::empty;
+    cell& next = at(ring, head_);
+    if (next.seq.load(std::memory_order_acquire) != head_ + 1)
+      return stopped_.load() != 0 ? take_status::stopped : take_status::empty;
+    copy_payload(out, next.payload());
+    read_stamp(next, stamp);
+    if ((begun_.fetch_add(1) & flag) != 0) return take_status::stopped;  // invariant 4: it belongs to the stopper
+    sequence = ++head_;
+    const std::uint32_t hint = hint_.load();
+    if (hint != 0 && (hint != hint_untold || head_ >= tell_from_)) serve(false);
+    return take_status::taken;
+  }
   /// Consumer: looks for waiters to admit and to tell. `resting`: it is about to rest, tell all.
   void serve(bool resting) noexcept;
   /// Whether anybody is in line or admitted and untold: then call `serve` before resting.
@@ -185,11 +214,83 @@ class channel {
   cell& at(std::byte* ring, std::uint64_t position) const noexcept {
     return *reinterpret_cast<cell*>(ring + (position & mask_) * stride_);
   }
-  void copy_payload(std::byte* to, const std::byte* from) const noexcept;
+  /// Takes at least `least` and at most `most` seats, from `first` on. 0: there are not so many, or `slow`.
+  std::size_t claim(std::size_t least, std::size_t most, std::uint64_t& first, bool& slow) noexcept {
+    first = tail_.load();
+    for (;;) {
+      slow = (first & flag) != 0;
+      if (slow) return 0;
+      // acquire: pairs with the release below; without it the cell is written while another producer's view of "freed" is not
+      // yet ours (test: TSan over "many producers and one consumer lose nothing").
+      std::uint64_t waiting = first - known_begun_.load(std::memory_order_acquire);
+      if (waiting + least > capacity_) {
+        const std::uint64_t begun = begun_.load() & ~flag;
+        known_begun_.store(begun, std::memory_order_release);
+        waiting = first - begun;
+        if (static_cast<std::int64_t>(waiting) < 0) {  // the tail was stale
+          first = tail_.load();
+          continue;
+        }
+        if (waiting + least > capacity_) return 0;  // at the instant begun_ was read, at least so many waited
+      }
+      // With a stale tail this means nothing, and the exchange fails.
+      const std::uint64_t room = capacity_ - waiting;
+      const std::size_t taken = most <= room ? most : static_cast<std::size_t>(room);
+      if (tail_.compare_exchange_weak(first, first + taken)) return taken;
+    }
+  }
+  /// Writes events into seats that were claimed. True: an idle consumer was claimed.
+  bool place(std::uint64_t first, const std::byte* events, std::size_t count, std::int64_t published) noexcept {
+    std::byte* const ring = ring_.load();
+    fetch_ahead(ring, first + count, count);
+    write(ring, first, events, count, published);
+    if (stopped_.load() != 0) {
+      placed_too_late(ring, first, count);
+      return false;
+    }
+    return claim_sleeper();
+  }
+  /// The cells that the next offers will write were read by the consumer a lap ago: their lines come while this one goes on.
+  void fetch_ahead(std::byte* ring, std::uint64_t next, std::size_t count) const noexcept {
+    constexpr std::uint64_t ahead = 8;
+    constexpr std::size_t line = 64;
+    constexpr std::size_t most = 32 * line;
+    if (mask_ < 8 * ahead) return;  // it would reach into what the consumer reads
+    const std::byte* const last = reinterpret_cast<const std::byte*>(&at(ring, next + ahead)) - 1;
+    prefetch_to_write(last);  // the lines before it came with the offers before this one
+    if (count == 1) return;
+    const std::size_t bytes = count * stride_ < most ? count * stride_ : most;
+    for (std::size_t after = line; after < bytes; after += line) prefetch_to_write(last + after);
+  }
+
+  /// Copies of a size that the compiler knows are a few instructions; others are a call.
+  void copy_payload(std::byte* to, const std::byte* from) const noexcept {
+    if (payload_bytes_ == 64)
+      std::memcpy(to, from, 64);
+    else if (payload_bytes_ == sizeof(void*))
+      std::memcpy(to, from, sizeof(void*));
+    else
+      std::memcpy(to, from, payload_bytes_);
+  }
+  /// The head cell of the span is written last: a consumer that finds it finds the whole span behind it.
   void write(std::byte* ring, std::uint64_t first, const std::byte* events, std::size_t count,
-             std::int64_t published) noexcept;
-  void read_stamp(cell& from, seat_stamp* to) const noexcept;
-  bool after_write(std::byte* ring, std::uint64_t first, std::size_t count) noexcept;
+             std::int64_t published) noexcept {
+    for (std::size_t i = count; i-- > 0;) {
+      cell& target = at(ring, first + i);
+      copy_payload(target.payload(), events + i * payload_bytes_);
+      if (dressed_) dress(target, published);
+      // release: pairs with the acquire in take; without it a torn event is seen (test: "a span is handled in order").
+      // The head cell's seq_cst store is the producer's half of invariant 5 for the whole span.
+      target.seq.store(first + i + 1, i == 0 ? std::memory_order_seq_cst : std::memory_order_release);
+    }
+  }
+  void dress(cell& target, std::int64_t published) const noexcept;
+  void read_stamp(cell& from, seat_stamp* to) const noexcept {
+    if (stamp_offset_ != 0 && to != nullptr)
+      std::memcpy(to, reinterpret_cast<const std::byte*>(&from) + stamp_offset_, sizeof *to);
+  }
+  take_status take_shared(std::byte* out, std::uint64_t& sequence, seat_stamp* stamp) noexcept;
+  void placed_too_late(std::byte* ring, std::uint64_t first, std::size_t count) noexcept;
   void discard(std::byte* ring, std::uint64_t position) noexcept;
   bool allocate_ring() noexcept PENSTOCK_REQUIRES(m_);
   std::size_t seat_locked(const std::byte* events, std::size_t count, std::int64_t published) noexcept
@@ -209,6 +310,7 @@ class channel {
   const bool shared_;
   const bool blocks_;
   const bool locked_writes_;
+  const bool dressed_;  // cells hold more than the event, or own what they point to
   const discard_listener listener_;
   atomic<std::byte*> ring_{nullptr};
   atomic<std::uint32_t> stopped_{0};
