@@ -22,7 +22,7 @@ namespace {
 using json = nlohmann::ordered_json;
 
 /// The mode goals are judged in: what a user gets without asking.
-constexpr const char* default_mode = "park";
+constexpr const char* default_mode = "adaptive";
 
 const row* find_row(const std::vector<row>& rows, const std::string& workload, const std::string& system,
                     const std::string& mode) {
@@ -35,7 +35,7 @@ goal ahead_of_the_field(const std::vector<row>& rows, const std::string& workloa
   goal made;
   made.id = "1" + workload;
   made.target = 2;
-  made.what = workload + ": penstock (park) / best peer that is bounded and parks, at least";
+  made.what = workload + ": penstock (" + default_mode + ") / best peer that is bounded and parks, at least";
   const row* subject = find_row(rows, workload, "penstock", default_mode);
   const row* best = nullptr;
   for (const auto& one : rows) {
@@ -44,8 +44,8 @@ goal ahead_of_the_field(const std::vector<row>& rows, const std::string& workloa
     if (best == nullptr || one.figure->median > best->figure->median) best = &one;
   }
   if (subject == nullptr || !subject->figure || best == nullptr || subject->state != best->state) return made;
-  made.what = workload + ": penstock (park) / best peer that is bounded and parks (" + best->system.name + ", " +
-              best->system.mode + "; " + best->state + "), at least";
+  made.what = workload + ": penstock (" + default_mode + ") / best peer that is bounded and parks (" +
+              best->system.name + ", " + best->system.mode + "; " + best->state + "), at least";
   made.measured = subject->figure->median / best->figure->median;
   made.met = *made.measured >= made.target;
   return made;
@@ -116,7 +116,7 @@ std::string times_better(const row* subject, const row& one) {
 std::vector<goal> judge(const std::vector<row>& rows) {
   std::vector<goal> goals;
   for (const char* workload : {"A", "B", "C", "D"}) goals.push_back(ahead_of_the_field(rows, workload));
-  goals.push_back(at_most(rows, "2", "the publisher's cost of 8 subscriptions / of 1 (park), at most", 3, {"fanout"}));
+  goals.push_back(at_most(rows, "2", "the publisher's cost of 8 subscriptions / of 1, at most", 3, {"fanout"}));
   goals.push_back(
       at_most(rows, "5a", "allocations per publish of a 64-byte event, to 1 and to 8", 0, {"I.event.1", "I.event.8"}));
   goals.push_back(at_most(rows, "5b", "allocations per publish of a 256-byte std::string, to 1 and to 8, at most", 1,
@@ -220,7 +220,7 @@ void print_tables(std::ostream& out, const std::vector<workload>& what, const me
   out << "\n\"park x\", \"spin x\": how many times better penstock is than the row, publishing one event per call, "
          "with\n"
          "the pool parking or spinning first; compared in the same state only.\n";
-  out << "\nGoals (judged with the pool's default, park)\n";
+  out << "\nGoals (judged with the pool's default, adaptive)\n";
   std::vector<std::vector<std::string>> lines{{"id", "goal", "target", "measured", ""}};
   for (const auto& one : goals)
     lines.push_back({one.id, one.what, number(one.target), one.measured ? number(*one.measured) : "-",

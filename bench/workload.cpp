@@ -41,7 +41,7 @@ measurement throughput(const system_entry& system, const shape& run) {
 }
 
 bool is_plain(const system_entry& system) { return !system.feature; }
-bool is_penstock(const system_entry& system) { return system.feature || (system.name == "penstock" && system.mode == "park"); }
+bool is_penstock(const system_entry& system) { return system.feature || (system.name == "penstock" && system.mode == "adaptive"); }
 
 workload stream_workload(const char* id, const char* what, const char* unit, const shape& run) {
   workload made;

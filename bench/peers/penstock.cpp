@@ -55,6 +55,8 @@ template <class Sink>
 using parking = penstock_bus<Sink, penstock::wait_strategy::park>;
 template <class Sink>
 using spinning = penstock_bus<Sink, penstock::wait_strategy::spin_then_park>;
+template <class Sink>
+using adaptive = penstock_bus<Sink, penstock::wait_strategy::adaptive>;
 
 double resident_bytes() {
   std::ifstream file("/proc/self/statm");
@@ -91,14 +93,22 @@ idle_outcome idle_subscriptions(unsigned count, std::size_t capacity) {
   return outcome;
 }
 
+const bool by_default = register_system({
+    .name = "penstock",
+    .mode = "adaptive",
+    .kind = system_kind::subject,
+    .note =
+        "publish, one event per call; the pool's default: an idle worker looks again while that has been paying off",
+    .stream = run_stream<adaptive, 1>,
+    .allocations = run_allocations<adaptive>,
+    .idle = idle_subscriptions,
+});
 const bool park = register_system({
     .name = "penstock",
     .mode = "park",
     .kind = system_kind::subject,
-    .note = "publish, one event per call; the pool's default: an idle worker sleeps at once",
+    .note = "publish, one event per call; an idle worker sleeps at once",
     .stream = run_stream<parking, 1>,
-    .allocations = run_allocations<parking>,
-    .idle = idle_subscriptions,
 });
 const bool spin = register_system({
     .name = "penstock",
@@ -106,6 +116,14 @@ const bool spin = register_system({
     .kind = system_kind::subject,
     .note = "publish, one event per call; an idle worker looks again for 20 us before it sleeps",
     .stream = run_stream<spinning, 1>,
+});
+const bool default_spans = register_system({
+    .name = "penstock spans of 16",
+    .mode = "adaptive",
+    .kind = system_kind::subject,
+    .note = "publish_many with 16 events per call, with the pool's default",
+    .span = 16,
+    .stream = run_stream<adaptive, 16>,
 });
 const bool park_spans = register_system({
     .name = "penstock spans of 16",
