@@ -18,7 +18,7 @@ namespace penstock::exec {
 ///   would not have spared begins the row anew. So events that come rarely never cost a look.
 /// - *looking*: each idle worker looks for `limit()`. A look that caught something adds 1 to the score (up to `full`),
 ///   one that did not takes `price`; so at least three of four have to pay. Below zero: back to *sleeping*, and the
-///   next row has to be four times as long, up to `longest_row`. `settled` catches in one go forgive that.
+///   next row has to be four times as long, up to `longest_row`. Each `settled` catches in one go halve that.
 ///
 /// A look is bounded by what it is to spare: `worth` times what a wake-up has been taking lately, and never more than
 /// the pool's option.
@@ -50,7 +50,7 @@ class spin_gauge {
   constexpr void caught() noexcept {
     if (!looking_) return;
     score_ = std::min(score_ + 1, full);
-    if (++catches_ == settled) need_ = shortest_row;
+    if (++catches_ % settled == 0) need_ = std::max(need_ / 2, shortest_row);
   }
   constexpr void missed() noexcept {
     if (!looking_) return;
@@ -83,7 +83,7 @@ class spin_gauge {
   static constexpr int full = 8;
   static constexpr int price = 3;
   static constexpr int advance = 3;
-  static constexpr int settled = 64;
+  static constexpr int settled = 256;
   static constexpr int worth = 8;
   static constexpr nanoseconds least = std::chrono::microseconds(20);
   static constexpr nanoseconds most_wake_up = std::chrono::microseconds(100);

@@ -94,7 +94,7 @@ TEST_CASE("looks that do not pay are tried ever more rarely, until some do again
     CHECK(misses == 2);
   }
   sleeps_until_it_looks(gauge);
-  for (int i = 0; i < 64; ++i) gauge.caught();
+  for (int i = 0; i < 256 * 10; ++i) gauge.caught();
   while (gauge.bound() > 0ns) gauge.missed();
   CHECK(sleeps_until_it_looks(gauge) == 16);
 }
