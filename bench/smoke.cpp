@@ -57,18 +57,18 @@ void check_states(findings& found) {
 
 void check_goals(findings& found) {
   std::vector<row> rows{
-      made_row("A", "penstock", "park", system_kind::subject, 30, "far"),
+      made_row("A", "penstock", "adaptive", system_kind::subject, 30, "far"),
       made_row("A", "slow", "x", system_kind::bounded_parking, 5, "far"),
       made_row("A", "fast", "x", system_kind::bounded_parking, 12, "far"),
       made_row("A", "queue", "x", system_kind::unbounded, 80, "far"),
-      made_row("B", "penstock", "park", system_kind::subject, 30, "far"),
+      made_row("B", "penstock", "adaptive", system_kind::subject, 30, "far"),
       made_row("B", "fast", "x", system_kind::bounded_parking, 20, "far"),
-      made_row("C", "penstock", "park", system_kind::subject, 30, "far"),
+      made_row("C", "penstock", "adaptive", system_kind::subject, 30, "far"),
       made_row("C", "fast", "x", system_kind::bounded_parking, 2, "near"),
-      made_row("I.event.1", "penstock", "park", system_kind::subject, 0, "any"),
-      made_row("I.event.8", "penstock", "park", system_kind::subject, 0.001, "any"),
-      made_row("I.text.1", "penstock", "park", system_kind::subject, 1, "any"),
-      made_row("I.text.8", "penstock", "park", system_kind::subject, 1, "any"),
+      made_row("I.event.1", "penstock", "adaptive", system_kind::subject, 0, "any"),
+      made_row("I.event.8", "penstock", "adaptive", system_kind::subject, 0.001, "any"),
+      made_row("I.text.1", "penstock", "adaptive", system_kind::subject, 1, "any"),
+      made_row("I.text.8", "penstock", "adaptive", system_kind::subject, 1, "any"),
   };
   const auto goals = judge(rows);
   found.expect(goals.size() == 19, "there are nineteen goals");

@@ -11,7 +11,7 @@
 namespace bench {
 
 /// The mode of penstock that goals are judged in, and that features are measured with: what a user gets without asking.
-inline constexpr const char* default_mode = "park";
+inline constexpr const char* default_mode = "adaptive";
 
 /// What a system promises; a goal compares with the bounded ones that park.
 enum class system_kind {

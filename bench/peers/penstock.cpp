@@ -32,6 +32,7 @@ struct waiting {
     return options;
   }
 };
+using adapt = waiting<penstock::wait_strategy::adaptive>;
 using park = waiting<penstock::wait_strategy::park>;
 using spin = waiting<penstock::wait_strategy::spin_then_park>;
 /// Longer than workload E's events are apart: a worker still looks when the next one comes.
@@ -66,6 +67,8 @@ class penstock_bus {
   std::vector<penstock::subscription> subscriptions_;
 };
 
+template <class Sink>
+using adaptive = penstock_bus<Sink, adapt>;
 template <class Sink>
 using parking = penstock_bus<Sink, park>;
 template <class Sink>
@@ -136,14 +139,24 @@ idle_outcome idle_subscriptions(unsigned count, std::size_t capacity) {
   return outcome;
 }
 
+const bool adapts = register_system({
+    .name = "penstock",
+    .mode = "adaptive",
+    .kind = system_kind::subject,
+    .note =
+        "publish, one event per call; the pool's default: an idle worker looks again while that has been paying off",
+    .stream = run_stream<adaptive, 1>,
+    .allocations = run_allocations<adaptive>,
+    .idle = idle_subscriptions,
+    .further = further_runs_of<adaptive>(),
+    .ping_pong_inside = run_ping_pong<on_one_pool<adapt>::pair>,
+});
 const bool parks = register_system({
     .name = "penstock",
     .mode = "park",
     .kind = system_kind::subject,
-    .note = "publish, one event per call; the pool's default: an idle worker sleeps at once",
+    .note = "publish, one event per call; an idle worker sleeps at once",
     .stream = run_stream<parking, 1>,
-    .allocations = run_allocations<parking>,
-    .idle = idle_subscriptions,
     .further = further_runs_of<parking>(),
     .ping_pong_inside = run_ping_pong<on_one_pool<park>::pair>,
 });
@@ -163,6 +176,14 @@ const bool spins_longer = register_system({
     .note = "the same for 100 us: longer than the events of E.paced are apart; measured where single events are",
     .further = further_runs_of<spinning_longer>(),
     .ping_pong_inside = run_ping_pong<on_one_pool<spin_longer>::pair>,
+});
+const bool adaptive_spans = register_system({
+    .name = "penstock spans of 16",
+    .mode = "adaptive",
+    .kind = system_kind::subject,
+    .note = "publish_many with 16 events per call, with the pool's default",
+    .span = 16,
+    .stream = run_stream<adaptive, 16>,
 });
 const bool park_spans = register_system({
     .name = "penstock spans of 16",

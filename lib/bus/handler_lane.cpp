@@ -215,8 +215,12 @@ lane::turn_end lane::drain_as(unsigned budget) {
         owner.channel.serve(true);
         if (owner.channel.ready()) continue;
       }
-      if (worked && linger()) continue;
-      if (owner.go_to_sleep(*this)) return turn_end::asleep;
+      if (std::exchange(worked, false)) {
+        const scheduler::when_empty next = owner.pool->after_work();
+        if (next == scheduler::when_empty::yield) return turn_end::yielded;
+        if (next == scheduler::when_empty::look_again && linger()) continue;
+      }
+      if (!owner.channel.await_writer() && owner.go_to_sleep(*this)) return turn_end::asleep;
       continue;
     }
     worked = true;
@@ -260,9 +264,9 @@ bool lane::linger() const noexcept {
   constexpr int looks = 2;
   constexpr int pauses = 24;  // 25 to 45 ns each
   for (int look = 0; look < looks; ++look) {
-    if (!core->pool->may_linger()) return false;
     for (int i = 0; i < pauses; ++i) sync::relax();
     if (core->channel.ready()) return true;
+    if (core->pool->after_work() != scheduler::when_empty::look_again) return false;
   }
   return false;
 }

@@ -64,7 +64,7 @@ struct long_call {
 };
 
 /// A serial execution context of one subscription. At any time it is in exactly one place: asleep (its token is in the
-/// channel's idle word, or it is in the core's list of sleepers), in a ready list, running, resting on its outputs, or at
+/// channel's idle bit, or it is in the core's list of sleepers), in a ready list, running, resting on its outputs, or at
 /// rest in its queue with a call open (a coroutine that waits, a delay before a further attempt, a pause).
 class lane final : public runnable, public lane_base {
  public:

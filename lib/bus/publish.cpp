@@ -275,7 +275,7 @@ class publishing {
         result_(request.count) {}
 
   void offer(subscription_core& member) noexcept {
-    if (!member.tells_publishers()) {
+    if (!member.has_drop_hook()) {
       offer_to(member);
     } else if (member.enter()) {  // else it has ended: not matched
       offer_to(member);
@@ -505,7 +505,7 @@ publish_result topic::publish(const publish_request& request) {
   const auto* const events = static_cast<const std::byte*>(request.events);
   for (std::size_t i = 0; i < seen.count; ++i) {
     subscription_core& member = *seen.members()[i];
-    if (member.tells_publishers()) return publish_from(i, seen, request, published);
+    if (member.has_drop_hook()) return publish_from(i, seen, request, published);
     switch (member.channel.seat(events, request.count, published)) {
       case sync::channel::seating::refused: return publish_from(i, seen, request, published);
       case sync::channel::seating::seated: break;

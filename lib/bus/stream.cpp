@@ -132,8 +132,14 @@ void stream_core::dispatch_locked(lock_guard& lock) noexcept {
     }
     push_front_locked(*reader);
     if (again_ || returned_ != nullptr) continue;
+    if (owner_.channel.unwritten()) {
+      lock.unlock();
+      owner_.channel.await_writer();
+      lock.lock();
+      continue;
+    }
     if (owner_.channel.try_sleep()) {
-      if (at_end()) continue;  // it ended before the idle word said that somebody waits
+      if (at_end()) continue;  // it ended before the idle bit said that somebody waits
       break;
     }
   }

@@ -25,7 +25,7 @@ struct stream_counts {
 
 /// Readers wait first in, first out. One thread at a time dispatches: it takes the first reader off the line, an event out of
 /// the channel (or off the list of those that came back, which goes before), and tells the reader. Whoever has something
-/// for a dispatcher and finds one at work leaves a note (`again_`). The channel's idle word is set only while a reader waits
+/// for a dispatcher and finds one at work leaves a note (`again_`). The channel's idle bit is set only while a reader waits
 /// and nothing is there, so that publishers do not look in vain.
 class stream_core {
  public:

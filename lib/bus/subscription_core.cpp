@@ -195,7 +195,7 @@ void subscription_core::wake() noexcept {
     schedule(*chosen);
 }
 
-// With several lanes the idle word says "somebody sleeps and may be woken"; who, says the list of sleepers. After taking an event a
+// With several lanes the idle bit says "somebody sleeps and may be woken"; who, says the list of sleepers. After taking an event a
 // lane passes the duty on: it wakes a further one if there is more, else leaves the word set for producers.
 void subscription_core::wake_another() noexcept {
   {
@@ -315,7 +315,7 @@ subscription_core::stopping subscription_core::begin_stop() noexcept {
 
 void subscription_core::finish_stop(stopping begun) noexcept {
   if (begun != stopping::none) {
-    channel.discard_queued();
+    channel.discard_queued(bus_->forked());
     if (stream_) stream_->discard_returned();
     close_gate();  // by the one who stopped it, when the hooks have been told of everything
     look_at_lanes();

@@ -107,8 +107,6 @@ class subscription_core final : public ref_counted<subscription_core> {
   bool enter() noexcept;
   void leave_gate() noexcept;
   bool has_drop_hook() const noexcept { return extras_ != nullptr && extras_->on_drop; }
-  /// Whoever publishes here may have to tell a hook, and has to be inside the gate for that.
-  bool tells_publishers() const noexcept { return extras_ != nullptr && (extras_->on_drop || extras_->on_undelivered); }
   /// Tells the user's hook of one event that is discarded, exactly once. The caller is inside the gate.
   void tell_undelivered(const void* payload, std::uint64_t sequence, unsigned attempt, steady_time published) noexcept;
 

@@ -11,6 +11,9 @@
 #include <utility>
 
 namespace penstock::exec {
+
+// --- who is told -------------------------------------------------------------------------------------------------------
+
 ready_list::sleeper* ready_list::claim_sleeper_locked() noexcept {
   if (looking_ > 0 || sleepers_ == nullptr) return nullptr;
   sleeper* chosen = sleepers_;
@@ -20,10 +23,41 @@ ready_list::sleeper* ready_list::claim_sleeper_locked() noexcept {
   return chosen;
 }
 
+// Something is in the list: somebody has to look.
+ready_list::sleeper* ready_list::call_locked() noexcept {
+  word seen = open;
+  if (lookout_.load(std::memory_order_relaxed) == open && lookout_.compare_exchange_strong(seen, called))
+    return nullptr;
+  return claim_sleeper_locked();
+}
+
 void ready_list::wake(sleeper* chosen) noexcept {
   if (chosen == nullptr) return;
   chosen->awake.store(1);
   sync::unpark_one(&chosen->awake);
+}
+
+void ready_list::wake_measured(sleeper* chosen) noexcept {
+  if (chosen == nullptr) return;
+  if (adapts_) chosen->called_at = time_.now();
+  wake(chosen);
+}
+
+// --- what is put in ---------------------------------------------------------------------------------------------------
+
+// Relaxed loads: a stale one only costs the way through the mutex. The exchange releases what the lane's next turn
+// reads; pairs with the lookout's exchange.
+bool ready_list::give(word what) noexcept {
+  if (lookout_.load(std::memory_order_relaxed) != open) return false;
+  if ((attention_.load(std::memory_order_relaxed) & 1) != 0) return false;
+  word seen = open;
+  return lookout_.compare_exchange_strong(seen, what);
+}
+
+// The list has become empty, or is so no more.
+void ready_list::tell_locked() noexcept {
+  const std::uint32_t now = attention_.load(std::memory_order_relaxed);
+  if (((now & 1) != 0) != anything_locked()) attention_.store(now + 1, std::memory_order_relaxed);
 }
 
 void ready_list::append_locked(runnable& lane) noexcept {
@@ -31,7 +65,7 @@ void ready_list::append_locked(runnable& lane) noexcept {
   (last_ != nullptr ? last_->next_ready : first_) = &lane;
   last_ = &lane;
   ++lanes_;
-  attention_.store(1, std::memory_order_relaxed);  // a hint for spinners; they look again under the mutex
+  tell_locked();
 }
 
 void ready_list::push_again(runnable& lane) noexcept {
@@ -39,77 +73,129 @@ void ready_list::push_again(runnable& lane) noexcept {
   append_locked(lane);
 }
 
-void ready_list::push(runnable& lane) noexcept {
+bool ready_list::push(runnable& lane) noexcept {
+  if (give(reinterpret_cast<word>(&lane))) return true;
   sleeper* chosen = nullptr;
+  bool taken = false;
+  {
+    lock_guard lock(m_);
+    append_locked(lane);
+    chosen = call_locked();
+    taken = !stopping_;
+  }
+  wake_measured(chosen);
+  return taken;
+}
+
+bool ready_list::push_within(runnable& lane) noexcept {
+  sleeper* chosen = nullptr;
+  bool taken = false;
   {
     lock_guard lock(m_);
     append_locked(lane);
     chosen = claim_sleeper_locked();
+    taken = !stopping_;
   }
-  wake(chosen);
+  wake_measured(chosen);
+  return taken;
 }
 
 bool ready_list::push_posted() noexcept {
+  if (give(posted)) return true;
   sleeper* chosen = nullptr;
   {
     lock_guard lock(m_);
     if (stopping_) return false;
     ++posted_;
-    attention_.store(1, std::memory_order_relaxed);
-    chosen = claim_sleeper_locked();
+    tell_locked();
+    chosen = call_locked();
   }
-  wake(chosen);
+  wake_measured(chosen);
   return true;
 }
 
+// --- what is taken out ------------------------------------------------------------------------------------------------
+
+// Lanes and posted work take turns, so that neither starves the other.
+void ready_list::take_locked(ready& found) noexcept {
+  if (posted_ > 0 && (first_ == nullptr || posted_turn_)) {
+    --posted_;
+    found.kind = what::posted;
+  } else {
+    found.kind = what::lane;
+    found.lane = first_;
+    first_ = first_->next_ready;
+    if (first_ == nullptr) last_ = nullptr;
+    --lanes_;
+  }
+  tell_locked();
+}
+
 ready_list::ready ready_list::next(sleeper& self) {
-  bool looking = false;
-  bool spun = false;
+  bool looking = false;  // it is counted as looking
+  bool lookout = false;  // the word is its own
+  bool looked = false;   // it had its time
+  bool lost = false;     // it did not have its processor all the time
+  steady_time woken_at{};
+  steady_time slept_from{};
   for (;;) {
     ready found{what::stopped};
     sleeper* chosen = nullptr;
-    bool sleep = false;
+    std::chrono::nanoseconds bound{};
     bool rings = false;
     {
       lock_guard lock(m_);
       self.turn = 0;
+      const word given = lookout ? close_locked() : spent;
+      const bool given_lane = given > posted;
+      if (self.called_at != no_deadline) {
+        gauge_.slept(self.called_at - slept_from, woken_at - self.called_at);
+        self.called_at = no_deadline;
+      }
       if (stopping_) {
+        if (given_lane) {
+          auto* const back = reinterpret_cast<runnable*>(given);
+          back->next_ready = first_;
+          first_ = back;
+          if (last_ == nullptr) last_ = back;
+          ++lanes_;
+        }
+        if (given == posted) ++posted_;
         if (looking) --looking_;
         return found;
       }
-      if (anything_locked()) {
-        // Lanes and posted work take turns, so that neither starves the other.
-        const bool posted = posted_ > 0 && (first_ == nullptr || posted_turn_);
-        posted_turn_ = !posted;
-        if (posted) {
-          --posted_;
+      const bool takes = given_lane || given == posted || anything_locked();
+      if (lookout) lost ? gauge_.lost() : takes ? gauge_.caught() : gauge_.missed();
+      lookout = false;
+      if (takes) {
+        if (given_lane) {
+          found.kind = what::lane;
+          found.lane = reinterpret_cast<runnable*>(given);
+        } else if (given == posted) {
           found.kind = what::posted;
         } else {
-          found.kind = what::lane;
-          found.lane = first_;
-          first_ = first_->next_ready;
-          if (first_ == nullptr) last_ = nullptr;
-          --lanes_;
+          take_locked(found);
         }
+        posted_turn_ = found.kind == what::lane;
         self.turn = ++turns_;
         self.runs = found.lane;
         rings = std::exchange(rings_, false);
         if (looking) --looking_;
-        if (anything_locked())
-          chosen = claim_sleeper_locked();
-        else
-          attention_.store(0, std::memory_order_relaxed);
-      } else if (spin_.count() > 0 && !spun && this_thread_slot().simulated_by == nullptr) {
-        if (!looking) ++looking_;
-        looking = true;
+        if (anything_locked()) chosen = call_locked();
       } else {
-        if (looking) --looking_;
-        looking = false;
-        self.awake.store(0);
-        self.next = sleepers_;
-        sleepers_ = &self;
-        ++sleeping_;
-        sleep = true;
+        if (!looked && !looks_out_) bound = gauge_.bound();
+        if (bound > bound.zero()) {
+          if (!looking) ++looking_;
+          looking = lookout = looks_out_ = true;
+          lookout_.store(open);
+        } else {
+          if (looking) --looking_;
+          looking = false;
+          self.awake.store(0);
+          self.next = sleepers_;
+          sleepers_ = &self;
+          ++sleeping_;
+        }
       }
     }
     if (found.kind != what::stopped) {
@@ -117,19 +203,48 @@ ready_list::ready ready_list::next(sleeper& self) {
       if (rings) ring();
       return found;
     }
-    if (sleep) {
-      while (self.awake.load() == 0) sync::park(self.awake, 0, no_deadline);
-      looking = true;  // whoever woke it has counted it
-      spun = false;
+    if (lookout) {
+      looked = true;
+      lost = !look_out(bound, self.looks++ % 8 == 0);
     } else {
-      spun = true;
-      const steady_time until = deadline_after(time_.now(), spin_);
-      for (unsigned turn = 1; attention_.load(std::memory_order_relaxed) == 0; ++turn) {
-        sync::relax();
-        if (turn % 64 == 0 && time_.now() >= until) break;
-      }
+      if (adapts_) slept_from = time_.now();
+      while (self.awake.load() == 0) sync::park(self.awake, 0, no_deadline);
+      if (self.called_at != no_deadline) woken_at = time_.now();
+      looking = true;  // whoever woke it has counted it
+      looked = lost = false;
     }
   }
+}
+
+// What the lookout was given; it is none any more. What it saw it need not write: the word stays as it is until it is
+// `open` again.
+ready_list::word ready_list::close_locked() noexcept {
+  looks_out_ = false;
+  const word seen = lookout_.load();  // pairs with `give`
+  return seen != open ? seen : lookout_.exchange(spent);
+}
+
+// Until it is given something, may help, or its time is over. False: it did not have its processor meanwhile; the last
+// stretch is looked at if `to_the_end`.
+bool ready_list::look_out(std::chrono::nanoseconds bound, bool to_the_end) noexcept {
+  steady_time before = time_.now();
+  const steady_time until = deadline_after(before, bound);
+  steady_time glance = before + patience;
+  std::uint32_t seen = 0;
+  for (unsigned turn = 1; lookout_.load(std::memory_order_relaxed) == open; ++turn) {
+    sync::relax();
+    if (turn % 16 != 0) continue;
+    const steady_time now = time_.now();
+    if (now - before > lost_after) return false;
+    if (now >= until) return true;
+    before = now;
+    if (now < glance) continue;
+    const std::uint32_t attention = attention_.load(std::memory_order_relaxed);
+    if ((attention & 1) != 0 && attention == seen) return true;
+    seen = attention;
+    glance = now + patience;
+  }
+  return !to_the_end || !adapts_ || time_.now() - before <= lost_after;
 }
 
 void ready_list::stop() noexcept {
@@ -137,7 +252,8 @@ void ready_list::stop() noexcept {
   {
     lock_guard lock(m_);
     stopping_ = true;
-    attention_.store(1, std::memory_order_relaxed);
+    word seen = open;
+    lookout_.compare_exchange_strong(seen, called);
     all = std::exchange(sleepers_, nullptr);
     looking_ += std::exchange(sleeping_, 0);
   }
@@ -159,7 +275,7 @@ runnable* ready_list::take_left() noexcept {
   return left;
 }
 
-// --- seen by a watchdog ------------------------------------------------------------------------------------------------
+// --- seen by a watchdog -----------------------------------------------------------------------------------------------
 
 void ready_list::enlist(sleeper& self, unsigned index) noexcept {
   self.index = index;
@@ -195,7 +311,7 @@ void ready_list::ring() noexcept {
 
 void ready_list::look(detail::pool_look& seen) {
   lock_guard lock(m_);
-  seen.ready = lanes_ + posted_;
+  seen.ready = lanes_ + posted_ + (given_locked() >= posted ? 1 : 0);
   for (const sleeper* each = enlisted_; each != nullptr; each = each->next_enlisted)
     if (each->turn != 0) seen.working.push_back({each->index, each->turn, each->runs});
 }
@@ -203,7 +319,7 @@ void ready_list::look(detail::pool_look& seen) {
 bool ready_list::rest() noexcept {
   lock_guard lock(m_);
   if (!stopping_) {
-    if (anything_locked()) return false;
+    if (anything_locked() || given_locked() >= posted) return false;
     for (const sleeper* each = enlisted_; each != nullptr; each = each->next_enlisted)
       if (each->turn != 0) return false;
     rings_ = bell_ != nullptr;
@@ -233,18 +349,19 @@ bool ready_list::in_turn(const detail::working_look& worker) noexcept {
   return find_locked(worker) != nullptr;
 }
 
-// --- a look from outside -----------------------------------------------------------------------------------------------
+// --- a look from outside ----------------------------------------------------------------------------------------------
 
 void ready_list::count(pool_snapshot& seen) noexcept {
   lock_guard lock(m_);
-  seen.ready = lanes_;
-  seen.queued = posted_;
+  const word given = given_locked();
+  seen.ready = lanes_ + (given > posted ? 1 : 0);
+  seen.queued = posted_ + (given == posted ? 1 : 0);
   seen.parked = sleeping_;
 }
 
 std::size_t ready_list::size() noexcept {
   lock_guard lock(m_);
-  return lanes_ + posted_;
+  return lanes_ + posted_ + (given_locked() >= posted ? 1 : 0);
 }
 
 unsigned ready_list::sleeping() noexcept {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/mutex.hpp"
+#include "exec/spin_gauge.hpp"
 #include "exec/stack_signal.hpp"
 #include "exec/watched.hpp"
 #include "sync/atomic.hpp"
@@ -21,14 +22,56 @@ namespace penstock::exec {
 
 /// First in, first out. Holds no threads: workers call `next`, so that the simulation can run them as well.
 ///
-/// Invariant, under the mutex: if anything is ready, then either a worker is looking (it will take something, and then
-/// wake another if more is left), or no worker sleeps.
+/// A worker that finds nothing either sleeps in a futex, or becomes the *lookout*: it looks for a bounded time, which
+/// its `spin_gauge` decides, and sleeps then. A pool has one lookout at most, whoever else is idle sleeps. Who has work
+/// hands it to the lookout by one exchange, without the mutex and without a system call.
+///
+/// `lookout_` is one word:
+/// - `spent`: there is no lookout, or it is over; so is each of the following once the lookout has it.
+/// - `open`: it looks, and has been given nothing.
+/// - `called`: it is to look into the list at once.
+/// - `posted`: it has been given one posted item.
+/// - else: it has been given that lane.
+///
+/// | from → to | by | under the mutex |
+/// |---|---|---|
+/// | not open → open | a worker that finds nothing, if there is no lookout and the gauge lets it look | yes |
+/// | open → a lane, posted | `push`, `push_posted` | no |
+/// | open → called | who has put something into the list; `stop` | yes |
+/// | open → spent | the lookout, when it helps or its time is over | yes |
+///
+/// `attention_` is odd while something is in the list, even while nothing is, and one more at each change. Written
+/// under the mutex.
+///
+/// Invariants, under the mutex:
+/// 1. If anything is in the list, then a worker is looking (it will take something, and then call another if more is
+///    left), or no worker sleeps. The lookout is looking, and so is who was woken and has not taken anything yet:
+///    `looking_` counts them.
+/// 2. `looks_out_` is set while one worker is between becoming the lookout and taking the mutex again; only then the
+///    word can be `open`. What then stands in it, the lookout takes; if nothing, the exchange that says so closes it.
+///    So nothing is given to somebody who has gone.
+/// 3. First in, first out: who gives a lane directly has seen `attention_` even after all that was pushed before it
+///    (a relaxed load does not miss what happened before it). So nothing older is in the list, and the lookout takes
+///    what it was given first.
+/// 4. After `stop` no word is `open`: the lookout puts what it was given back, in front.
+///
+/// Who wakes whom. `push` and `push_posted` give, or call the lookout, or wake the worker that slept last, unless
+/// somebody looks. A worker that has taken something does the same if more is left. `push_within` is for a worker in
+/// the middle of a turn: it will probably take the lane itself in a moment, on the core that has it in its cache, so
+/// the lookout is not called. It sees `attention_` stay the same odd number between two glances, `patience` apart, and
+/// helps. With no lookout a sleeper is woken as ever.
+///
+/// Bounds: the time of a look, by the pool's clock, which is read every 16th time. It also shows when the lookout did
+/// not have its processor for `lost_after`: then it stops looking, for others need the core.
 class ready_list {
  public:
   /// One per worker.
   struct sleeper {
     sync::atomic<std::uint32_t> awake{0};
     sleeper* next = nullptr;
+    /// When somebody had work for it; written before `awake`. No deadline: it is not measured.
+    steady_time called_at = no_deadline;
+    unsigned looks = 0;  ///< the worker's own
     // For the watchdog, guarded by the list's mutex.
     std::uint64_t turn = 0;  ///< 0: it runs nothing
     const runnable* runs = nullptr;
@@ -42,9 +85,13 @@ class ready_list {
     runnable* lane = nullptr;
   };
 
-  explicit ready_list(std::chrono::nanoseconds spin, const clock& time) noexcept : spin_(spin), time_(time) {}
+  explicit ready_list(spin_gauge gauge, const clock& time) noexcept
+      : time_(time), adapts_(gauge.adapts()), gauge_(gauge) {}
 
-  void push(runnable& lane) noexcept;
+  /// False after `stop`: nobody will run it, it is handed out by `take_left`.
+  bool push(runnable& lane) noexcept;
+  /// The same, called by a worker of this list in the middle of a turn.
+  bool push_within(runnable& lane) noexcept;
   /// For the lane that has just run: its worker looks next, so nobody is woken for it.
   void push_again(runnable& lane) noexcept;
   /// One more posted item can be popped. False after `stop`: nobody will.
@@ -69,7 +116,7 @@ class ready_list {
   bool in_turn(const detail::working_look& worker) noexcept;
 
   /// A hint: nothing is ready, and it does not end.
-  bool nothing_waits() const noexcept { return attention_.load(std::memory_order_relaxed) == 0; }
+  bool nothing_waits() const noexcept { return (attention_.load(std::memory_order_relaxed) & 1) == 0; }
   std::size_t size() noexcept;
   /// What is ready, what is queued, who is parked.
   void count(pool_snapshot& seen) noexcept;
@@ -77,30 +124,52 @@ class ready_list {
   bool stopping() noexcept;
 
  private:
+  using word = std::uintptr_t;
+  static constexpr word spent = 0;
+  static constexpr word open = 1;
+  static constexpr word called = 2;
+  static constexpr word posted = 3;
+  static_assert(alignof(runnable) > 3, "a lane's address is none of these");
+  static constexpr std::chrono::nanoseconds patience = std::chrono::microseconds(2);
+  static constexpr std::chrono::nanoseconds lost_after = std::chrono::microseconds(50);
+
+  bool give(word what) noexcept;
   void append_locked(runnable& lane) noexcept PENSTOCK_REQUIRES(m_);
+  void take_locked(ready& found) noexcept PENSTOCK_REQUIRES(m_);
+  void tell_locked() noexcept PENSTOCK_REQUIRES(m_);
+  sleeper* call_locked() noexcept PENSTOCK_REQUIRES(m_);
   sleeper* claim_sleeper_locked() noexcept PENSTOCK_REQUIRES(m_);
+  word close_locked() noexcept PENSTOCK_REQUIRES(m_);
+  bool look_out(std::chrono::nanoseconds bound, bool to_the_end) noexcept;
+  void wake_measured(sleeper* chosen) noexcept;
   static void wake(sleeper* chosen) noexcept;
   void ring() noexcept;
   sleeper* find_locked(const detail::working_look& worker) noexcept PENSTOCK_REQUIRES(m_);
+  /// What the lookout has been given and does not have yet.
+  word given_locked() const noexcept PENSTOCK_REQUIRES(m_) { return looks_out_ ? lookout_.load() : spent; }
   bool anything_locked() const noexcept PENSTOCK_REQUIRES(m_) { return first_ != nullptr || posted_ > 0; }
 
-  const std::chrono::nanoseconds spin_;
   const clock& time_;
-  mutex m_;  // protects what follows; taken with no other lock held
+  const bool adapts_;
+  // On a line of its own, which only the lookout and who gives to it touch.
+  alignas(64) sync::atomic<word> lookout_{spent};
+  alignas(64) sync::atomic<std::uint32_t> attention_{0};
+  alignas(64) mutex m_;  // protects what follows; taken with no other lock held
+  spin_gauge gauge_ PENSTOCK_GUARDED_BY(m_);
   runnable* first_ PENSTOCK_GUARDED_BY(m_) = nullptr;
   runnable* last_ PENSTOCK_GUARDED_BY(m_) = nullptr;
   std::size_t lanes_ PENSTOCK_GUARDED_BY(m_) = 0;
   std::size_t posted_ PENSTOCK_GUARDED_BY(m_) = 0;
   sleeper* sleepers_ PENSTOCK_GUARDED_BY(m_) = nullptr;  // last in, first out: the warmest wakes
   unsigned sleeping_ PENSTOCK_GUARDED_BY(m_) = 0;
-  unsigned looking_ PENSTOCK_GUARDED_BY(m_) = 0;  // woken or spinning, and has not taken anything yet
+  unsigned looking_ PENSTOCK_GUARDED_BY(m_) = 0;  // woken or the lookout, and has not taken anything yet
+  bool looks_out_ PENSTOCK_GUARDED_BY(m_) = false;
   bool posted_turn_ PENSTOCK_GUARDED_BY(m_) = false;
   bool stopping_ PENSTOCK_GUARDED_BY(m_) = false;
   bool rings_ PENSTOCK_GUARDED_BY(m_) = false;  // found at rest: whoever takes something next rings the bell
   std::uint64_t turns_ PENSTOCK_GUARDED_BY(m_) = 0;
   sleeper* enlisted_ PENSTOCK_GUARDED_BY(m_) = nullptr;
   std::shared_ptr<detail::worker_bell> bell_ PENSTOCK_GUARDED_BY(m_);
-  sync::atomic<std::uint32_t> attention_{0};  // a copy of "anything or stopping", for spinning workers
 };
 
 }  // namespace penstock::exec

@@ -37,6 +37,11 @@ worker_pool_options& worker_pool_options::budget(unsigned events) & {
   return *this;
 }
 worker_pool_options&& worker_pool_options::budget(unsigned events) && { return std::move(budget(events)); }
+worker_pool_options& worker_pool_options::wait(wait_strategy strategy) & {
+  using fields = worker_pool_options::fields;
+  return wait(strategy, strategy == wait_strategy::adaptive ? fields::adaptive_spin : fields::fixed_spin);
+}
+worker_pool_options&& worker_pool_options::wait(wait_strategy strategy) && { return std::move(wait(strategy)); }
 worker_pool_options& worker_pool_options::wait(wait_strategy strategy, std::chrono::nanoseconds spin_time) & {
   constexpr std::chrono::nanoseconds longest = std::chrono::milliseconds(1);
   made().strategy = strategy;
@@ -79,14 +84,26 @@ worker_pool_options::fields checked(const std::string& name, worker_pool_options
   if (!fields.threads_set) fields.threads = std::max(2U, std::thread::hardware_concurrency());
   if (fields.threads == 0) refuse("threads(0) leaves nobody to work; give at least 1");
   if (fields.budget == 0) refuse("budget(0) lets no event through; give at least 1");
-  if (fields.strategy == wait_strategy::park) fields.spin_time = std::chrono::nanoseconds::zero();
   return std::move(fields);
+}
+
+spin_gauge gauge_of(const worker_pool_options::fields& options) noexcept {
+  switch (options.strategy) {
+    case wait_strategy::park:
+      break;
+    case wait_strategy::spin_then_park:
+      return options.spin_time;
+    case wait_strategy::adaptive:
+      if (std::thread::hardware_concurrency() == 1) break;  // whoever would bring work cannot run meanwhile
+      return spin_gauge::adaptive(options.spin_time);
+  }
+  return std::chrono::nanoseconds::zero();
 }
 
 }  // namespace
 
 pool_core::pool_core(std::string given, worker_pool_options made, const clock& clock)
-    : name(std::move(given)), options(checked(name, std::move(made))), time(clock), list(options.spin_time, clock) {}
+    : name(std::move(given)), options(checked(name, std::move(made))), time(clock), list(gauge_of(options), clock) {}
 
 void pool_core::start_one(unsigned index) {
   lock_guard lock(workers_m_);
@@ -143,6 +160,7 @@ void pool_core::run_worker(worker& self) {
   name_this_thread(name, number);
   if (options.stacks) options.stacks->answer_here();
   list.enlist(self.sleeper, self.index);
+  this_thread_slot().works_for = this;
   bool good = true;
   try {
     if (options.on_thread_start) options.on_thread_start(self.index);
@@ -330,8 +348,8 @@ unsigned pool_core::stop(steady_time deadline) noexcept {
     for (worker& each : ended) each.thread.join();
     if (!waiting) break;
     if (sync::park(changes_, seen, deadline)) continue;
-    // Who is in a call by now is left to itself: its thread keeps this core alive, and nothing else. Who is in none has only not
-    // had the processor: it ends in a moment, or turns out to be in a call after all.
+    // Who is in a call by now is left to itself: its thread keeps this core alive, and nothing else. Who is in none has
+    // only not had the processor: it ends in a moment, or turns out to be in a call after all.
     bool in_none = false;
     lock_guard lock(workers_m_);
     for (worker& each : workers_) {
@@ -370,9 +388,10 @@ class threads_pool final : public worker_pool {
   ~threads_pool() override { stop(no_deadline); }
 
   void schedule(runnable& item) noexcept override {
-    if (core_->fork.forked()) return item.dropped();  // nobody would come to it, and the list's lock may be held for ever
-    core_->list.push(item);
-    if (core_->list.stopping()) core_->drop_left();
+    if (core_->fork.forked())
+      return item.dropped();  // nobody would come to it, and the list's lock may be held for ever
+    const bool within = this_thread_slot().works_for == core_.get();
+    if (!(within ? core_->list.push_within(item) : core_->list.push(item))) core_->drop_left();
   }
   void schedule_again(runnable& item) noexcept override { core_->list.push_again(item); }
   errc post(unique_function<void()> work) override { return core_->post(std::move(work)); }
@@ -382,7 +401,9 @@ class threads_pool final : public worker_pool {
   std::shared_ptr<environment_parts> parts() const noexcept override { return parts_; }
   errc why_dropped() const noexcept override { return core_->fork.forked() ? errc::forked : errc::closed; }
   detail::watched_pool* watched() noexcept override { return core_.get(); }
-  bool may_linger() const noexcept override { return core_->list.nothing_waits(); }
+  when_empty after_work() const noexcept override {
+    return core_->list.nothing_waits() ? when_empty::look_again : when_empty::yield;
+  }
   unsigned stop(steady_time deadline) noexcept override {
     const unsigned left = core_->stop(deadline);
     if (parts_ == nullptr) timers_->stop();  // its own: a runtime's pools share theirs
@@ -408,7 +429,8 @@ class threads_pool final : public worker_pool {
 void begin_stop(worker_pool& pool) noexcept { static_cast<threads_pool&>(pool).begin_stop(); }
 
 std::shared_ptr<worker_pool> start_pool(std::string_view name, worker_pool_options options, const clock& time,
-                                        std::shared_ptr<timer_service> timers, std::shared_ptr<environment_parts> parts) {
+                                        std::shared_ptr<timer_service> timers,
+                                        std::shared_ptr<environment_parts> parts) {
   auto core = std::make_shared<pool_core>(std::string(name), std::move(options), time);
   core->start_workers();
   return std::make_shared<threads_pool>(std::move(core), std::move(timers), std::move(parts));

@@ -14,8 +14,10 @@ struct worker_pool_options::fields {
   unsigned threads = 0;  ///< 0: not set
   bool threads_set = false;
   unsigned budget = 64;
-  wait_strategy strategy = wait_strategy::park;
-  std::chrono::nanoseconds spin_time{};
+  static constexpr std::chrono::nanoseconds fixed_spin = std::chrono::microseconds(20);
+  static constexpr std::chrono::nanoseconds adaptive_spin = std::chrono::microseconds(100);
+  wait_strategy strategy = wait_strategy::adaptive;
+  std::chrono::nanoseconds spin_time = adaptive_spin;
   bool may_wait = false;
   unique_function<void(unsigned)> on_thread_start;
   unique_function<void(const failure&)> on_failure;

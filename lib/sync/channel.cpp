@@ -2,7 +2,11 @@
 // Floor 1, room sync.
 #include "sync/channel.hpp"
 
+#include "sync/parker.hpp"
+#include "sync/processor.hpp"
+
 #include <bit>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -58,23 +62,8 @@ void channel::dress(cell& target, std::int64_t published) const noexcept {
   }
 }
 
-// Invariant 5: the cells are written; and somebody stopped the channel meanwhile.
-void channel::placed_too_late(std::byte* ring, std::uint64_t first, std::size_t count) noexcept {
-  std::uint64_t begun = 0;
-  {
-    lock_guard lock(m_);
-    begun = stopped_begun_;
-  }
-  for (std::size_t i = 0; i < count; ++i) {
-    if (first + i < begun) continue;  // begun before the stop: it is the consumer's, and its cell may be another's by now
-    discard(ring, first + i);
-  }
-}
-
-/// Whoever finds the event written and makes a tomb of it owns it.
 void channel::discard(std::byte* ring, std::uint64_t position) noexcept {
   cell& written = at(ring, position);
-  if (written.seq.exchange(tomb) != position + 1) return;
   if (listener_.discarded != nullptr) {
     seat_stamp stamp;
     read_stamp(written, &stamp);
@@ -92,7 +81,8 @@ bool channel::offer_quickly(const std::byte* events, std::size_t count, offer_ou
   while (left > 0) {
     std::uint64_t first = 0;
     bool slow = false;
-    const std::size_t taken = claim(1, left, first, slow);
+    bool wakes = false;
+    const std::size_t taken = claim(1, left, first, slow, wakes);
     if (slow) return false;
     if (taken == 0) {
       // Full: the policy decides.
@@ -109,7 +99,8 @@ bool channel::offer_quickly(const std::byte* events, std::size_t count, offer_ou
       }
       return false;
     }
-    if (place(first, events, taken, published)) outcome.wake = true;
+    write(ring_.load(), first, events, taken, published);
+    if (wakes) outcome.wake = true;
     outcome.accepted += taken;
     events += taken * payload_bytes_;
     left -= taken;
@@ -118,12 +109,12 @@ bool channel::offer_quickly(const std::byte* events, std::size_t count, offer_ou
 }
 
 std::size_t channel::seat_locked(const std::byte* events, std::size_t count, std::int64_t published) noexcept {
-  const std::uint64_t tail = tail_.load() & ~flag;
+  const std::uint64_t tail = tail_.load() & position_mask;
   const std::uint64_t begun = begun_.load() & ~flag;
   const std::uint64_t room = capacity_ - (tail - begun);
   const std::size_t taken = count < room ? count : static_cast<std::size_t>(room);
   if (taken == 0) return 0;
-  tail_.store((tail + taken) | flag);
+  tail_.fetch_add(taken);  // slow: nobody else does; a consumer may go to sleep meanwhile
   write(ring_.load(), tail, events, taken, published);
   return taken;
 }
@@ -257,7 +248,7 @@ void channel::serve(bool resting) noexcept {
           node->state = waiter_state::settled;
           told.push_back(*node);
         } else {
-          if (untold_.empty()) tell_from_ = (tail_.load() & ~flag) - capacity_ / 2;
+          if (untold_.empty()) tell_from_ = (tail_.load() & position_mask) - capacity_ / 2;
           node->state = waiter_state::admitted;
           untold_.push_back(*node);
         }
@@ -297,9 +288,28 @@ take_status channel::take_shared(std::byte* out, std::uint64_t& sequence, seat_s
 }
 
 bool channel::try_sleep() noexcept {
-  idle_.store(1);
-  if (!ready()) return true;
-  return !claim_sleeper();
+  const std::uint64_t begun = begun_.load() & ~flag;
+  std::uint64_t word = tail_.load();
+  do {
+    if ((word & position_mask) != begun) return false;
+  } while ((word & idle) == 0 && !tail_.compare_exchange_weak(word, word | idle));
+  return true;
+}
+
+bool channel::await_writer() noexcept {
+  if (!unwritten()) return false;
+  await_cell(ring_.load(), begun_.load() & ~flag);
+  return true;
+}
+
+void channel::await_cell(std::byte* ring, std::uint64_t position) noexcept {
+  constexpr int looks = 40;  // 25 to 45 ns each
+  const atomic<std::uint64_t>& seq = at(ring, position).seq;
+  for (int look = 0; look < looks; ++look) {
+    if (seq.load(std::memory_order_acquire) == position + 1) return;
+    relax();
+  }
+  nap(std::chrono::microseconds(50));
 }
 
 channel::withdrawal channel::withdraw(waiter& place, errc why) noexcept {
@@ -370,7 +380,7 @@ bool channel::stop(waiter_list& released) noexcept {
   return true;
 }
 
-void channel::discard_queued() noexcept {
+void channel::discard_queued(bool forked) noexcept {
   std::byte* const ring = ring_.load();
   if (ring == nullptr) return;
   std::uint64_t first = 0;
@@ -378,14 +388,18 @@ void channel::discard_queued() noexcept {
     lock_guard lock(m_);
     first = stopped_begun_;
   }
-  // Events of the user's are told of and destroyed here: outside the lock.
-  const std::uint64_t last = tail_.load() & ~flag;
-  for (std::uint64_t position = first; position != last; ++position) discard(ring, position);
+  // Events of the user's are told of and destroyed here: outside the lock. No more seats are taken.
+  const std::uint64_t last = tail_.load() & position_mask;
+  for (std::uint64_t position = first; position != last; ++position) {
+    const auto written = [&] { return at(ring, position).seq.load(std::memory_order_acquire) == position + 1; };
+    while (!forked && !written()) await_cell(ring, position);
+    if (written()) discard(ring, position);
+  }
 }
 
 bool channel::drained() noexcept {
   lock_guard lock(m_);
-  return phase_.load() != open_phase && line_.empty() && (tail_.load() & ~flag) == (begun_.load() & ~flag);
+  return phase_.load() != open_phase && line_.empty() && (tail_.load() & position_mask) == (begun_.load() & ~flag);
 }
 
 std::size_t channel::line(place_in_line* places, std::size_t room) noexcept {
@@ -403,7 +417,7 @@ channel_counts channel::counts() noexcept {
   result.evicted = evicted_;
   result.begun = begun_.load();
   if ((result.begun & flag) != 0) result.begun = stopped_begun_;
-  result.tail = tail_.load() & ~flag;
+  result.tail = tail_.load() & position_mask;
   if (phase_.load() == stopped_phase) result.discarded = result.tail - result.begun;
   result.pending = pending_;
   result.dropped = dropped_().load();

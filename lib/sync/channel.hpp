@@ -4,7 +4,6 @@
 
 #include "base/mutex.hpp"
 #include "sync/atomic.hpp"
-#include "sync/processor.hpp"
 #include "sync/waiter.hpp"
 
 #include <penstock/sync/event_block.hpp>
@@ -70,11 +69,11 @@ struct channel_counts {
 /// the mutex too, so that the oldest event is never half written.
 ///
 /// Words.
-///  tail_: bit 63 = slow: from then on it changes only under m_. Low bits: seats ever taken.
+///  tail_: bit 63 = slow: from then on seats are taken only under m_. Bit 62 = idle: a consumer sleeps; whoever clears the
+///    bit must schedule one, after it has written what it took seats for. Low bits: seats ever taken.
 ///  begun_: bit 63 = stopped: no event begins any more. Low bits: seats ever freed.
-///  cell.seq: p + 1 = the event at position p is written; `tomb` = discarded, whoever finds the event owns it; else older.
+///  cell.seq: p + 1 = the event at position p is written; else older.
 ///  hint_: bit 0 = somebody stands in line, bit 1 = somebody was admitted and is not told. Written under m_.
-///  idle_: 1 = a consumer sleeps; whoever takes it to 0 must schedule one.
 ///  phase_: open → draining → stopped, under m_.
 ///
 /// Invariants.
@@ -83,9 +82,13 @@ struct channel_counts {
 ///  3. The consumer copies an event out before it frees the seat by adding to begun_; a producer writes a cell only when
 ///     the event one lap before has been freed.
 ///  4. An event begins iff its consumer's addition to begun_ came before the stopped bit; all others in [begun, tail)
-///     belong to whoever stopped it (`discard_queued`) or, when they are written after that, to their producer.
-///  5. Producer: write cell, then look at idle_ and stopped_. Consumer: set idle_, then look at the cell. Stopper: set
-///     stopped_, then look at the cells. All sequentially consistent, so each pair sees at least one of the two.
+///     belong to whoever stopped it (`discard_queued`).
+///  5. The idle bit is set by an exchange that finds every seat ever taken begun. So a consumer that sleeps has left nothing
+///     behind, and the first who takes a seat after that finds the bit, clears it with the same exchange, and wakes.
+///  6. A seat that was taken is written a moment later: between the two a producer runs no code but this class's, and waits
+///     for nobody. So who needs the event, a consumer or a stopper, may wait for it (`await_writer`), as for a lock.
+///     Hence a producer writes with a release and looks at nothing afterwards. With a full barrier there, each publish
+///     would wait until the line of its cell has come from the consumer's core: half its time (bench/README.md, A).
 /// Source: the ring of sequence cells is Dmitry Vyukov's bounded MPMC queue; the rest is this project's.
 class channel {
  public:
@@ -113,8 +116,10 @@ class channel {
   seating seat(const std::byte* events, std::size_t count, std::int64_t published = 0) noexcept {
     std::uint64_t first = 0;
     bool slow = false;
-    if (claim(count, count, first, slow) == 0) return seating::refused;
-    return place(first, events, count, published) ? seating::seated_and_wakes : seating::seated;
+    bool wakes = false;
+    if (claim(count, count, first, slow, wakes) == 0) return seating::refused;
+    write(ring_.load(), first, events, count, published);
+    return wakes ? seating::seated_and_wakes : seating::seated;
   }
 
   /// Offers `count` events without a lock: takes what fits, decides what the policy decides. True: all decided. False: go
@@ -148,13 +153,20 @@ class channel {
   void serve(bool resting) noexcept;
   /// Whether anybody is in line or admitted and untold: then call `serve` before resting.
   bool wants_service() const noexcept { return hint_.load() != 0; }
-  /// Consumer: goes to sleep. False: there is work and the wake-up has been taken back: go on. True: asleep, or already
-  /// claimed by a producer, which schedules it.
+  /// Consumer: goes to sleep. False: a seat is taken that has not begun: go on. True: asleep, or already claimed by a
+  /// producer, which schedules it.
   bool try_sleep() noexcept;
+  /// Consumer that found nothing. True: a producer is just writing the next event, or has lost its processor there; then
+  /// this has waited for it: looked for about a microsecond, and napped for 50 at most.
+  bool await_writer() noexcept;
+  /// Whether `await_writer` would wait.
+  bool unwritten() const noexcept {
+    return ring_.load() != nullptr && (tail_.load() & position_mask) != (begun_.load() & ~flag) && !ready();
+  }
   /// Whether an event is ready to be taken; exact for the consumer only.
   bool ready() const noexcept;
   /// Claims a sleeping consumer; true: the caller must schedule it.
-  bool claim_sleeper() noexcept { return idle_.load() != 0 && idle_.exchange(0) != 0; }
+  bool claim_sleeper() noexcept { return (tail_.load() & idle) != 0 && (tail_.fetch_and(~idle) & idle) != 0; }
 
   /// Takes the waiter out of the line: it is settled by the caller then. False: it has been decided, `settle` comes or came;
   /// or it was admitted and untold: then it is settled now, with `why` none.
@@ -173,8 +185,9 @@ class channel {
   /// No event begins any more, and who waits is rejected. True: `discard_queued` is the caller's to do. False: it was
   /// stopped before.
   bool stop(waiter_list& released) noexcept;
-  /// Once, after `stop`. Destroys user events.
-  void discard_queued() noexcept;
+  /// Once, after `stop`. Destroys user events. Waits for producers that are just writing; not in a child process, where
+  /// they are gone: then what is not written is left.
+  void discard_queued(bool forked = false) noexcept;
 
   bool draining() const noexcept { return phase_.load() == draining_phase; }
   bool stopped() const noexcept { return phase_.load() == stopped_phase; }
@@ -198,7 +211,8 @@ class channel {
 
  private:
   static constexpr std::uint64_t flag = std::uint64_t{1} << 63;
-  static constexpr std::uint64_t tomb = ~std::uint64_t{0};
+  static constexpr std::uint64_t idle = std::uint64_t{1} << 62;
+  static constexpr std::uint64_t position_mask = idle - 1;
   static constexpr std::uint32_t hint_line = 1;
   static constexpr std::uint32_t hint_untold = 2;
   static constexpr std::uint32_t open_phase = 0;
@@ -214,12 +228,14 @@ class channel {
   cell& at(std::byte* ring, std::uint64_t position) const noexcept {
     return *reinterpret_cast<cell*>(ring + (position & mask_) * stride_);
   }
-  /// Takes at least `least` and at most `most` seats, from `first` on. 0: there are not so many, or `slow`.
-  std::size_t claim(std::size_t least, std::size_t most, std::uint64_t& first, bool& slow) noexcept {
-    first = tail_.load();
+  /// Takes at least `least` and at most `most` seats, from `first` on. 0: there are not so many, or `slow`. `wakes`: a
+  /// consumer slept, and is the caller's to schedule once it has written.
+  std::size_t claim(std::size_t least, std::size_t most, std::uint64_t& first, bool& slow, bool& wakes) noexcept {
+    std::uint64_t word = tail_.load();
     for (;;) {
-      slow = (first & flag) != 0;
+      slow = (word & flag) != 0;
       if (slow) return 0;
+      first = word & position_mask;
       // acquire: pairs with the release below; without it the cell is written while another producer's view of "freed" is not
       // yet ours (test: TSan over "many producers and one consumer lose nothing").
       std::uint64_t waiting = first - known_begun_.load(std::memory_order_acquire);
@@ -228,7 +244,7 @@ class channel {
         known_begun_.store(begun, std::memory_order_release);
         waiting = first - begun;
         if (static_cast<std::int64_t>(waiting) < 0) {  // the tail was stale
-          first = tail_.load();
+          word = tail_.load();
           continue;
         }
         if (waiting + least > capacity_) return 0;  // at the instant begun_ was read, at least so many waited
@@ -236,31 +252,9 @@ class channel {
       // With a stale tail this means nothing, and the exchange fails.
       const std::uint64_t room = capacity_ - waiting;
       const std::size_t taken = most <= room ? most : static_cast<std::size_t>(room);
-      if (tail_.compare_exchange_weak(first, first + taken)) return taken;
+      wakes = (word & idle) != 0;
+      if (tail_.compare_exchange_weak(word, first + taken)) return taken;
     }
-  }
-  /// Writes events into seats that were claimed. True: an idle consumer was claimed.
-  bool place(std::uint64_t first, const std::byte* events, std::size_t count, std::int64_t published) noexcept {
-    std::byte* const ring = ring_.load();
-    fetch_ahead(ring, first + count, count);
-    write(ring, first, events, count, published);
-    if (stopped_.load() != 0) {
-      placed_too_late(ring, first, count);
-      return false;
-    }
-    return claim_sleeper();
-  }
-  /// The cells that the next offers will write were read by the consumer a lap ago: their lines come while this one goes on.
-  void fetch_ahead(std::byte* ring, std::uint64_t next, std::size_t count) const noexcept {
-    constexpr std::uint64_t ahead = 8;
-    constexpr std::size_t line = 64;
-    constexpr std::size_t most = 32 * line;
-    if (mask_ < 8 * ahead) return;  // it would reach into what the consumer reads
-    const std::byte* const last = reinterpret_cast<const std::byte*>(&at(ring, next + ahead)) - 1;
-    prefetch_to_write(last);  // the lines before it came with the offers before this one
-    if (count == 1) return;
-    const std::size_t bytes = count * stride_ < most ? count * stride_ : most;
-    for (std::size_t after = line; after < bytes; after += line) prefetch_to_write(last + after);
   }
 
   /// Copies of a size that the compiler knows are a few instructions; others are a call.
@@ -272,25 +266,42 @@ class channel {
     else
       std::memcpy(to, from, payload_bytes_);
   }
+  /// The same from an event that has just been made, member by member. A load that is wider than the store before it waits
+  /// until the store has left the processor, and so until all that came before have: so it goes by words, and the compiler
+  /// may not make one load of two.
+  void copy_fresh(std::byte* to, const std::byte* from) const noexcept {
+    std::size_t done = 0;
+    if (payload_bytes_ == 64) {
+      for (; done < 64; done += sizeof(word)) copy_word(to + done, from + done);
+      return;
+    }
+    for (; done + sizeof(word) <= payload_bytes_; done += sizeof(word)) copy_word(to + done, from + done);
+    for (; done < payload_bytes_; ++done) to[done] = from[done];
+  }
+  using word [[gnu::may_alias, gnu::aligned(1)]] = std::uint64_t;
+  static void copy_word(std::byte* to, const std::byte* from) noexcept {
+    const word each = *reinterpret_cast<const volatile word*>(from);
+    *reinterpret_cast<word*>(to) = each;
+  }
   /// The head cell of the span is written last: a consumer that finds it finds the whole span behind it.
   void write(std::byte* ring, std::uint64_t first, const std::byte* events, std::size_t count,
              std::int64_t published) noexcept {
     for (std::size_t i = count; i-- > 0;) {
       cell& target = at(ring, first + i);
-      copy_payload(target.payload(), events + i * payload_bytes_);
+      copy_fresh(target.payload(), events + i * payload_bytes_);
       if (dressed_) dress(target, published);
       // release: pairs with the acquire in take; without it a torn event is seen (test: "a span is handled in order").
-      // The head cell's seq_cst store is the producer's half of invariant 5 for the whole span.
-      target.seq.store(first + i + 1, i == 0 ? std::memory_order_seq_cst : std::memory_order_release);
+      target.seq.store(first + i + 1, std::memory_order_release);
     }
   }
+  /// Waits until the event at that position is written, though not for longer than a nap.
+  void await_cell(std::byte* ring, std::uint64_t position) noexcept;
   void dress(cell& target, std::int64_t published) const noexcept;
   void read_stamp(cell& from, seat_stamp* to) const noexcept {
     if (stamp_offset_ != 0 && to != nullptr)
       std::memcpy(to, reinterpret_cast<const std::byte*>(&from) + stamp_offset_, sizeof *to);
   }
   take_status take_shared(std::byte* out, std::uint64_t& sequence, seat_stamp* stamp) noexcept;
-  void placed_too_late(std::byte* ring, std::uint64_t first, std::size_t count) noexcept;
   void discard(std::byte* ring, std::uint64_t position) noexcept;
   bool allocate_ring() noexcept PENSTOCK_REQUIRES(m_);
   std::size_t seat_locked(const std::byte* events, std::size_t count, std::int64_t published) noexcept
@@ -317,7 +328,7 @@ class channel {
   atomic<std::uint32_t> phase_{open_phase};
 
   // Producers.
-  alignas(64) atomic<std::uint64_t> tail_{flag};  // slow until the ring is there
+  alignas(64) atomic<std::uint64_t> tail_{flag | idle};  // slow until the ring is there
   atomic<std::uint64_t> known_begun_{0};
 
   // Consumer.
@@ -327,7 +338,6 @@ class channel {
 
   // Both, rarely.
   alignas(64) atomic<std::uint32_t> hint_{0};
-  atomic<std::uint32_t> idle_{1};
 
   mutex m_;  // protects what follows; no lock is taken while it is held
   waiter_list line_ PENSTOCK_GUARDED_BY(m_);

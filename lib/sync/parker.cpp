@@ -42,6 +42,16 @@ bool park(const atomic<std::uint32_t>& word, std::uint32_t expected, steady_time
   return !(result == -1 && errno == ETIMEDOUT);
 }
 
+void nap(std::chrono::nanoseconds duration) {
+  const std::uint32_t word = 0;
+  if (agent* simulated = this_thread_slot().simulated_by) return simulated->wait(&word, simulated->now() + duration);
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(duration);
+  timespec length{};
+  length.tv_sec = static_cast<time_t>(seconds.count());
+  length.tv_nsec = static_cast<long>((duration - seconds).count());
+  syscall(SYS_futex, static_cast<const void*>(&word), FUTEX_WAIT | FUTEX_PRIVATE_FLAG, word, &length, nullptr, 0);
+}
+
 void unpark_one(const void* address) noexcept {
   if (agent* simulated = this_thread_slot().simulated_by)
     simulated->wake_one(address);

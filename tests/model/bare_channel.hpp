@@ -97,7 +97,7 @@ class consumer {
         line_.serve(true);
         if (line_.ready()) continue;
       }
-      if (line_.try_sleep()) return;
+      if (!line_.await_writer() && line_.try_sleep()) return;
     }
   }
 

@@ -6,16 +6,42 @@
 
 #include <penstock/testing/simulation.hpp>
 
+#include <chrono>
 #include <cstdlib>
 #include <deque>
 #include <optional>
+#include <vector>
 
+using namespace std::chrono_literals;
 using penstock::exec::ready_list;
+using penstock::exec::spin_gauge;
 using penstock::testing::explore;
 using penstock::testing::gate;
 using penstock::testing::simulation;
 
 namespace {
+
+/// Goes on by a microsecond at each look; others may run before. The library reads it without its mutex held.
+class looking_time final : public penstock::clock {
+ public:
+  explicit looking_time(simulation& sim) : sim_(sim) {}
+  penstock::steady_time now() const noexcept override {
+    sim_.yield();
+    return now_ += 1us;
+  }
+
+ private:
+  simulation& sim_;
+  mutable penstock::steady_time now_{};
+};
+
+constexpr std::chrono::nanoseconds looks = 4us;
+
+/// Workers that sleep at once, look, or look while that pays off.
+spin_gauge maybe_looks(simulation& sim) {
+  const auto chosen = sim.random(3);
+  return chosen == 0 ? spin_gauge(0ns) : chosen == 1 ? spin_gauge(looks) : spin_gauge::adaptive(looks);
+}
 
 /// Something to run. `repeats`: how often it lists itself again, as a lane does whose budget is used up.
 class item final : public penstock::runnable {
@@ -28,6 +54,7 @@ class item final : public penstock::runnable {
     running_ = true;
     ++runs;
     sim_.yield();
+    if (lists != nullptr) lists->list_within();
     if (stays_at) stays_at->wait();
     running_ = false;
     if (repeats > 0) {
@@ -44,8 +71,16 @@ class item final : public penstock::runnable {
     list_.push(*this);
   }
 
+  /// As a worker does in the middle of a turn.
+  void list_within() {
+    listed_ = true;
+    ++listings;
+    list_.push_within(*this);
+  }
+
   int runs = 0;
   int listings = 0;
+  item* lists = nullptr;  ///< listed in each turn
   int repeats = 0;
   std::optional<gate> stays_at;
 
@@ -82,10 +117,8 @@ struct workers {
 
 TEST_CASE("two workers run what two threads push, each once for each push, and sleep only when nothing is ready") {
   explore(10'000, [](simulation& sim) {
-    struct still final : penstock::clock {
-      penstock::steady_time now() const noexcept override { return {}; }
-    } time;
-    ready_list list(std::chrono::nanoseconds::zero(), time);
+    const looking_time time(sim);
+    ready_list list(maybe_looks(sim), time);
     std::deque<item> items;
     for (int i = 0; i < 4; ++i) {
       items.emplace_back(sim, list);
@@ -116,10 +149,8 @@ TEST_CASE("two workers run what two threads push, each once for each push, and s
 
 TEST_CASE("no ready lane stays behind a worker that is held by its handler while another worker sleeps") {
   explore(10'000, [](simulation& sim) {
-    struct still final : penstock::clock {
-      penstock::steady_time now() const noexcept override { return {}; }
-    } time;
-    ready_list list(std::chrono::nanoseconds::zero(), time);
+    const looking_time time(sim);
+    ready_list list(maybe_looks(sim), time);
     const gate held = sim.gate("a long call");
     const std::size_t long_ones = 1 + sim.random(3);
     std::deque<item> items;
@@ -149,10 +180,8 @@ TEST_CASE("no ready lane stays behind a worker that is held by its handler while
 
 TEST_CASE("a stop against pushes ends every worker, and what is left is handed out once") {
   explore(10'000, [](simulation& sim) {
-    struct still final : penstock::clock {
-      penstock::steady_time now() const noexcept override { return {}; }
-    } time;
-    ready_list list(std::chrono::nanoseconds::zero(), time);
+    const looking_time time(sim);
+    ready_list list(maybe_looks(sim), time);
     std::deque<item> items;
     for (int i = 0; i < 4; ++i) items.emplace_back(sim, list);
     workers crew(sim, list, 2);
@@ -174,5 +203,89 @@ TEST_CASE("a stop against pushes ends every worker, and what is left is handed o
     sim.require(runs + left == 4, "a lane was neither run nor left");
     const int left_posted = static_cast<int>(list.size());  // the lanes are out
     sim.require(crew.posted + left_posted + refused == 2, "posted work was neither run, left nor refused");
+  });
+}
+
+TEST_CASE("what is given to a worker as its look ends is run once, and every worker sleeps in the end") {
+  explore(10'000, [](simulation& sim) {
+    const looking_time time(sim);
+    ready_list list(looks, time);
+    std::deque<item> items;
+    for (int i = 0; i < 6; ++i) items.emplace_back(sim, list);
+    workers crew(sim, list, 2);
+    for (std::size_t pusher = 0; pusher < 2; ++pusher) {
+      sim.thread("pusher", [&, pusher] {
+        for (std::size_t i = 0; i < 3; ++i) {
+          for (auto steps = sim.random(12); steps > 0; --steps) sim.yield();
+          items[i * 2 + pusher].list();
+          if (sim.random(3) != 0) continue;
+          ++crew.promised;
+          sim.require(list.push_posted(), "an open list refused posted work");
+        }
+      });
+    }
+    sim.run_until_idle();
+    for (const item& each : items) sim.require(each.runs == 1, "what was pushed was not run once");
+    sim.require(crew.posted == crew.promised, "posted work was lost");
+    sim.require(list.size() == 0, "something is ready, and every worker sleeps");
+    sim.require(list.sleeping() == 2, "a worker is neither asleep nor at work");
+    list.stop();
+    sim.run_until_idle();
+    sim.require_all_done();
+  });
+}
+
+TEST_CASE("what a turn lists is run while that turn lasts, by a worker that looks or one that is woken") {
+  explore(10'000, [](simulation& sim) {
+    const looking_time time(sim);
+    ready_list list(maybe_looks(sim), time);
+    const gate held = sim.gate("a long turn");
+    std::deque<item> items;
+    for (int i = 0; i < 2; ++i) items.emplace_back(sim, list);
+    items[0].lists = &items[1];
+    items[0].stays_at = held;
+    workers crew(sim, list, 2);
+    sim.thread("pusher", [&] {
+      for (auto steps = sim.random(12); steps > 0; --steps) sim.yield();
+      items[0].list();
+    });
+    sim.run_until_idle();
+    sim.require(items[1].runs == 1, "what a turn listed waits for its end, although a worker is free");
+    held.open();
+    sim.run_until_idle();
+    sim.require(list.sleeping() == 2, "a worker is neither asleep nor at work");
+    list.stop();
+    sim.run_until_idle();
+    sim.require_all_done();
+  });
+}
+
+TEST_CASE("nothing that is given to a worker that looks overtakes what was listed before") {
+  explore(10'000, [](simulation& sim) {
+    const looking_time time(sim);
+    ready_list list(looks, time);
+    std::deque<item> items;
+    for (int i = 0; i < 3; ++i) items.emplace_back(sim, list);
+    std::vector<const item*> order;
+    ready_list::sleeper self;
+    sim.thread("worker", [&] {
+      for (;;) {
+        const ready_list::ready found = list.next(self);
+        if (found.kind == ready_list::what::stopped) return;
+        found.lane->run(1);
+        order.push_back(static_cast<const item*>(found.lane));
+      }
+    });
+    sim.thread("pusher", [&] {
+      for (auto steps = sim.random(12); steps > 0; --steps) sim.yield();
+      items[0].list_within();
+      items[1].list();
+      items[2].list();
+    });
+    sim.run_until_idle();
+    sim.require(order == std::vector<const item*>{&items[0], &items[1], &items[2]}, "not first in, first out");
+    list.stop();
+    sim.run_until_idle();
+    sim.require_all_done();
   });
 }

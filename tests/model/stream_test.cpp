@@ -155,7 +155,7 @@ TEST_CASE("a reader that is cancelled strands neither the other reader nor an ev
     sim.thread("publisher", [&] { publish(sim, bus, events, 0, 3, accepted); });
     sim.thread("canceller", [&] { stop.request_stop(); });
     sim.run_until([&] { return log.taken == 3; });
-    sim.require(log.taken == 3 && sim.elapsed() == 0ns, "an event lies there while a reader waits");
+    sim.require(log.taken == 3 && penstock_test::nobody_looked(sim), "an event lies there while a reader waits");
     in.close();
     sim.run_until_idle();
     sim.require_all_done();
@@ -194,7 +194,7 @@ TEST_CASE("readers and a close: every reader comes back, and each event is read 
     sim.require(counted.handled == log.taken, "a delivery was not counted once: " + to_string(counted));
     sim.require(counted.handled + counted.discarded == accepted, "an event has no fate: " + to_string(counted));
     sim.require(!drains || counted.discarded == 0, "a drain discarded an event");
-    sim.require(sim.elapsed() == 0ns, "somebody had to look by himself");
+    sim.require(penstock_test::nobody_looked(sim), "somebody had to look by himself");
     discarded += static_cast<int>(counted.discarded);
     sim.require(events.live == 0, "a payload was not released");
   });
@@ -282,7 +282,7 @@ TEST_CASE("max_in_flight holds with readers that settle at the same instant, and
     }
     sim.thread("publisher", [&] { publish(sim, bus, events, 0, 4, accepted); });
     sim.run_until([&] { return taken == 4; });
-    sim.require(taken == 4 && sim.elapsed() == 0ns, "an event lies there while a reader waits");
+    sim.require(taken == 4 && penstock_test::nobody_looked(sim), "an event lies there while a reader waits");
     in.close(sim.random(2) == 0 ? close_mode::drain : close_mode::stop_now);
     sim.run_until_idle();
     sim.require_all_done();

@@ -402,7 +402,8 @@ TEST_CASE("concurrency n never exceeds n calls, and every event is handled once"
 TEST_CASE("lanes that go to sleep while events come are always woken", "[stress][O4][Q16]") {
   const time_limit limit(stress_limit);
   const unsigned lanes = GENERATE(1U, 3U);
-  const auto strategy = GENERATE(penstock::wait_strategy::park, penstock::wait_strategy::spin_then_park);
+  const auto strategy =
+      GENERATE(penstock::wait_strategy::park, penstock::wait_strategy::spin_then_park, penstock::wait_strategy::adaptive);
   penstock::runtime rt(runtime_options().pool("default", worker_pool_options().threads(2).wait(strategy)));
   std::atomic<std::uint64_t> handled{0};
   auto sub = rt.bus().subscribe<hop>("sleeper", subscribe_options().concurrency(lanes), [&](const hop&) {

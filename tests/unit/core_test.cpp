@@ -425,6 +425,7 @@ struct item final : penstock::runnable {
 };
 
 using penstock::exec::ready_list;
+using penstock::exec::spin_gauge;
 
 }  // namespace
 
@@ -460,8 +461,8 @@ TEST_CASE("the ready list is first in, first out, and lanes and posted work take
 
 TEST_CASE("an item is run by one worker for each time it was pushed, whoever pushes and whoever sleeps", "[O4][Q16]") {
   const time_limit limit;
-  const auto spin = GENERATE(0ns, 20us);
-  ready_list list(spin, penstock::real_clock());
+  const auto gauge = GENERATE(spin_gauge(0ns), spin_gauge(20us), spin_gauge::adaptive(100us));
+  ready_list list(gauge, penstock::real_clock());
   constexpr int items = 4, workers = 3;
   const int rounds = sanitized ? 300 : 5000;
   std::deque<item> all(items);
@@ -499,6 +500,115 @@ TEST_CASE("an item is run by one worker for each time it was pushed, whoever pus
   for (auto& each : threads) each.join();
   CHECK_FALSE(twice);
   for (const auto& each : all) CHECK(each.runs >= rounds);
+}
+
+TEST_CASE("one worker looks at a time, and what is pushed meanwhile is given to it and wakes nobody", "[O4]") {
+  const time_limit limit;
+  struct still final : penstock::clock {
+    penstock::steady_time now() const noexcept override { return {}; }
+  } time;
+  ready_list list(spin_gauge(1h), time);  // by its clock, a look never ends
+  constexpr int workers = 3;
+  std::deque<ready_list::sleeper> sleepers(workers);
+  std::deque<item> all(200);
+  std::atomic<int> runs{0}, posted{0};
+  std::vector<std::thread> threads;
+  for (auto& self : sleepers)
+    threads.emplace_back([&] {
+      for (;;) {
+        const auto found = list.next(self);
+        if (found.kind == ready_list::what::stopped) return;
+        if (found.kind == ready_list::what::posted) {
+          ++posted;
+          continue;
+        }
+        ++static_cast<item*>(found.lane)->number;  // not atomic: who pushes and who runs hand it to each other
+        ++runs;
+      }
+    });
+  const auto at_rest = [&] { return list.sleeping() == workers - 1 && list.size() == 0; };
+  eventually(at_rest);
+  for (int i = 0; i < 200; ++i) {
+    all[static_cast<std::size_t>(i)].number = i;
+    if (i % 4 == 0) REQUIRE(list.push_posted());
+    if (i % 4 == 0) eventually([&] { return posted == i / 4 + 1; });
+    list.push(all[static_cast<std::size_t>(i)]);
+    eventually([&] { return runs == i + 1; });
+    eventually(at_rest);
+  }
+  list.stop();
+  for (auto& each : threads) each.join();
+  for (int i = 0; i < 200; ++i) CHECK(all[static_cast<std::size_t>(i)].number == i + 1);
+}
+
+TEST_CASE("a worker that looks does so until it is given something, also after others have filled and emptied the list",
+          "[O4]") {
+  const time_limit limit;
+  ready_list* looked_into = nullptr;
+  item given;
+  struct counted final : penstock::clock {
+    ready_list*& list;
+    item& given;
+    mutable int looks = 0;
+    mutable unsigned asleep = 0;
+    counted(ready_list*& l, item& g) : list(l), given(g) {}
+    penstock::steady_time now() const noexcept override {
+      if (++looks == 100) {
+        asleep = list->sleeping();
+        list->push(given);
+      }
+      return penstock::steady_time(looks * 1us);
+    }
+  } time(looked_into, given);
+  ready_list list(spin_gauge(1h), time);
+  looked_into = &list;
+  ready_list::sleeper self;
+  std::deque<item> items(3);
+  for (auto& each : items) list.push(each);
+  for (auto& each : items) CHECK(list.next(self).lane == &each);
+  CHECK(list.next(self).lane == &given);
+  CHECK(time.looks >= 100);
+  CHECK(time.asleep == 0);
+  CHECK(list.size() == 0);
+}
+
+TEST_CASE("a worker that looks takes over what a turn has listed and does not come to itself", "[O4]") {
+  const time_limit limit;
+  ready_list list(spin_gauge(1h), penstock::real_clock());
+  gate inside, release;
+  struct long_turn final : penstock::runnable {
+    ready_list* list = nullptr;
+    item* listed = nullptr;
+    gate* inside = nullptr;
+    gate* release = nullptr;
+    void run(unsigned) override {
+      list->push_within(*listed);
+      inside->open();
+      release->wait();
+    }
+    void dropped() noexcept override {}
+  } first;
+  item second;
+  first.list = &list;
+  first.listed = &second;
+  first.inside = &inside;
+  first.release = &release;
+  std::vector<std::thread> threads;
+  for (int w = 0; w < 3; ++w)
+    threads.emplace_back([&] {
+      ready_list::sleeper self;
+      for (;;) {
+        const auto found = list.next(self);
+        if (found.kind == ready_list::what::stopped) return;
+        found.lane->run(1);
+      }
+    });
+  list.push(first);
+  inside.wait();
+  eventually([&] { return second.runs == 1; });
+  release.open();
+  list.stop();
+  for (auto& each : threads) each.join();
 }
 
 // --- timers

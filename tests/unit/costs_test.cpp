@@ -295,7 +295,8 @@ TEST_CASE("a hundred idle subscriptions use no processor time", "[L2][B10]") {
   struct tick {
     int value = 0;
   };
-  const auto strategy = GENERATE(penstock::wait_strategy::park, penstock::wait_strategy::spin_then_park);
+  const auto strategy =
+      GENERATE(penstock::wait_strategy::park, penstock::wait_strategy::spin_then_park, penstock::wait_strategy::adaptive);
   penstock::runtime rt(runtime_options().pool("default", worker_pool_options().threads(4).wait(strategy)));
   std::vector<penstock::subscription> subs;
   for (int i = 0; i < 100; ++i) subs.push_back(rt.bus().subscribe<tick>("idle", [](const tick&) {}));

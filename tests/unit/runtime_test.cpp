@@ -426,7 +426,8 @@ TEST_CASE("a pool may be stopped from anywhere: twice, from two threads, from it
 
 TEST_CASE("no wake-up is lost when a pool stops while its workers are about to sleep", "[T13][X1]") {
   const time_limit limit;
-  const auto strategy = GENERATE(wait_strategy::park, wait_strategy::spin_then_park);
+  const auto strategy =
+      GENERATE(wait_strategy::park, wait_strategy::spin_then_park, wait_strategy::adaptive);
   for (int i = 0; i < (sanitized ? 30 : 200); ++i) {
     auto pool = worker_pool::start("brief", threads(3).wait(strategy));
     std::atomic<int> ran{0};

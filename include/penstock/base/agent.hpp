@@ -33,6 +33,7 @@ class PENSTOCK_API agent {
 struct thread_slot {
   agent* simulated_by = nullptr;  ///< the simulation this thread runs, or null
   void* context = nullptr;        ///< the execution context of the running callback, see exec/context.hpp
+  const void* works_for = nullptr;  ///< what the workers of its pool share, if it is one; to be compared, never followed
 };
 
 /// This thread's slot. Compiled, never inlined: code on a fiber or a coroutine may not cache its address.

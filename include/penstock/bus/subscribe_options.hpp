@@ -123,8 +123,8 @@ class PENSTOCK_API subscribe_options {
   /// What the ledger counts as `discarded` is exactly what was given. Not given: a call that has begun, also one that a
   /// shutdown abandons (its fate is open, the report names it), what failed (a dead letter), and what never had a seat
   /// or lost it (`on_drop`). Runs on the stack of whoever stops the subscription or ends the runtime, now and then on a
-  /// publisher's or a reader's that meets the stop; in order of the seats on each of them; with no lock held. It must
-  /// not wait for the library. Its time is the shutdown's: the end comes as much later as it takes beyond the budget,
+  /// reader's that meets the stop; in order of the seats on each of them; with no lock held. It must not wait for the
+  /// library. Its time is the shutdown's: the end comes as much later as it takes beyond the budget,
   /// for no event is left out. What it throws is told to the log, and the next event is given. Cost: none until
   /// something is discarded.
   template <event E, class F>

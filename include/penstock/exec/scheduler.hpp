@@ -118,9 +118,13 @@ class PENSTOCK_API scheduler {
   /// will be. Counted. For an executor of Asio's that is outstanding work.
   virtual void hold_work() noexcept {}
   virtual void release_work() noexcept {}
-  /// A lane that worked has nothing left. True: nothing else waits for its worker, so it may look again for a moment, about a
-  /// microsecond, before it rests. Default: it rests at once.
-  virtual bool may_linger() const noexcept { return false; }
+  /// What a lane does that worked and has nothing left, before it rests.
+  enum class when_empty : unsigned char {
+    rest,        ///< nothing: it rests at once
+    look_again,  ///< nothing else waits for its worker: it may look again for about a microsecond
+    yield,       ///< something else does: it is scheduled again once, and looks when its turn comes
+  };
+  virtual when_empty after_work() const noexcept { return when_empty::rest; }
   /// Why it drops what is scheduled: it has ended, or this is a child process (`forked`).
   virtual errc why_dropped() const noexcept { return errc::closed; }
   /// For the runtime's watchdog; null: nobody can see its workers.
