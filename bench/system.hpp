@@ -2,6 +2,8 @@
 // Floor 9, bench.
 #pragma once
 
+#include "event.hpp"
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -9,6 +11,9 @@
 #include <vector>
 
 namespace bench {
+
+/// The mode of penstock that goals are judged in, and that features are measured with: what a user gets without asking.
+inline constexpr const char* default_mode = "park";
 
 /// What a system promises; a goal compares with the bounded ones that park.
 enum class system_kind {
@@ -53,6 +58,12 @@ struct idle_outcome {
 
 enum class payload { small, text };
 
+/// Divides the fixed counts of a workload for a system that would take seconds. The figure is per event and stays.
+struct fewer_events {
+  unsigned to_one = 1;  ///< with one subscriber
+  unsigned to_several = 1;
+};
+
 /// One system in one mode. `registered` are ordered by kind, then name, then mode.
 struct system_entry {
   std::string name;
@@ -61,6 +72,9 @@ struct system_entry {
   std::string note;   ///< one sentence for the reader of the figures
   unsigned span = 1;  ///< events per publish call
   bool feature = false;  ///< penstock with something optional on: measured in workload K only
+  /// It has no place for more.
+  unsigned up_to_producers = most_producers;
+  fewer_events divided = {};
   stream_outcome (*stream)(const shape& run) = nullptr;
   allocation_outcome (*allocations)(const shape& run, payload what) = nullptr;   ///< null: not measured
   idle_outcome (*idle)(unsigned subscriptions, std::size_t capacity) = nullptr;  ///< null: not measured
@@ -69,5 +83,13 @@ struct system_entry {
 /// Called from a static initialiser in the system's file.
 bool register_system(system_entry entry);
 std::vector<system_entry> registered_systems();
+
+/// A peer this program was built without.
+struct missing_peer {
+  std::string name;
+  std::string package;  ///< the Debian package to install; empty when none helps
+  std::string why;
+};
+std::vector<missing_peer> missing_peers();
 
 }  // namespace bench
