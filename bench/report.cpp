@@ -179,7 +179,7 @@ void print_best_of_each_kind(std::ostream& out, const std::vector<workload>& wha
 void print_missing(std::ostream& out) {
   const auto missing = missing_peers();
   if (missing.empty()) return;
-  out << "\nnot on this machine, and in no figure\n";
+  out << "\nnot on this machine or left out, and in no figure\n";
   for (const auto& one : missing) {
     out << "  " << one.name << ": " << one.why;
     if (!one.package.empty()) out << " (Debian package " << one.package << ")";
