@@ -200,7 +200,6 @@ const bool batches = register_system({
     .mode = "batches",
     .kind = system_kind::bounded_parking,
     .note = "the same, the consumer swaps the whole ring for an empty one (so up to twice the capacity is on the way)",
-    .divided = {.to_several = 2},
     .stream = run_stream<mutex_ring_batches, 1>,
     .allocations = run_allocations<mutex_ring_batches>,
 });
