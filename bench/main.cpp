@@ -128,8 +128,13 @@ void list(std::ostream& out, const std::vector<workload>& all) {
     out << '\n';
   }
   out << "systems\n";
-  for (const auto& one : registered_systems())
-    out << "  " << one.name << " (" << one.mode << "), " << to_string(one.kind) << ": " << one.note << '\n';
+  for (const auto& one : registered_systems()) {
+    out << "  " << one.name << " (" << one.mode << "), " << to_string(one.kind) << ": " << one.note;
+    if (one.divided.to_one > 1) out << "; 1/" << one.divided.to_one << " of the events to one subscriber";
+    if (one.divided.to_several > 1) out << "; 1/" << one.divided.to_several << " of the events to several";
+    out << '\n';
+  }
+  print_missing(out);
 }
 
 int run(const options& asked) {
@@ -159,7 +164,7 @@ int run(const options& asked) {
   how.most_rounds = 4 * asked.runs;
   const measured result = measure(what, registered_systems(), how,
                                   [](const std::string& line) { std::cerr << "running " << line << std::endl; });
-  const auto goals = judge(result.rows);
+  const auto goals = judge(result.rows, missing_peers());
   const auto document = to_json(describe_machine(result, asked.how_much), result, goals);
   print_tables(std::cout, what, result, goals);
   std::cout << "\n" << describe_machine(result, asked.how_much).dump() << '\n';

@@ -29,6 +29,8 @@ namespace bench {
 //     ~some_system();                                        // joins them
 //     void publish(unsigned producer, E&& event);            // waits when a bounded subscriber is full
 //     void publish_many(unsigned producer, std::span<const E> events);  // only with span > 1
+//     void produce(unsigned producer, std::uint64_t events, std::int64_t now_ns);  // if there is one it is called once
+//                            // and publishes each E::make(producer, sequence, now_ns) in a way of the system's own
 //     std::string finish();  // after the last delivery: ends orderly; a text when something was not in order
 //   };
 
@@ -37,12 +39,12 @@ inline constexpr unsigned most_per_span = 1024;
 /// A producer's part, in a function of its own so that each system gets the same code around its publish.
 template <class System, class E>
 void produce(System& system, unsigned producer, std::uint64_t events, unsigned span, std::int64_t now_ns) {
-  if (span == 1) {
+  if constexpr (requires { system.produce(producer, events, now_ns); }) {
+    system.produce(producer, events, now_ns);
+  } else if (span == 1) {
     for (std::uint64_t sequence = 0; sequence < events; ++sequence)
       system.publish(producer, E::make(producer, sequence, now_ns));
-    return;
-  }
-  if constexpr (requires(std::span<const E> batch) { system.publish_many(producer, batch); }) {
+  } else if constexpr (requires(std::span<const E> batch) { system.publish_many(producer, batch); }) {
     std::array<E, most_per_span> batch;
     for (std::uint64_t sequence = 0; sequence < events;) {
       std::size_t filled = 0;

@@ -2,6 +2,8 @@
 // Floor 9, bench.
 #pragma once
 
+#include "event.hpp"
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -92,6 +94,12 @@ struct further_runs {
   rest_outcome (*rest)(const shape& run, std::chrono::milliseconds how_long) = nullptr;
 };
 
+/// Divides the fixed counts of a workload for a system that would take seconds. The figure is per event and stays.
+struct fewer_events {
+  unsigned to_one = 1;  ///< with one subscriber
+  unsigned to_several = 1;
+};
+
 /// One system in one mode. `registered` are ordered by kind, then name, then mode.
 struct system_entry {
   std::string name;
@@ -100,6 +108,9 @@ struct system_entry {
   std::string note;   ///< one sentence for the reader of the figures
   unsigned span = 1;  ///< events per publish call
   bool feature = false;  ///< penstock with something optional on: measured in workload K only
+  /// It has no place for more.
+  unsigned up_to_producers = most_producers;
+  fewer_events divided = {};
   stream_outcome (*stream)(const shape& run) = nullptr;
   allocation_outcome (*allocations)(const shape& run, payload what) = nullptr;   ///< null: not measured
   idle_outcome (*idle)(unsigned subscriptions, std::size_t capacity) = nullptr;  ///< null: not measured
@@ -111,5 +122,13 @@ struct system_entry {
 /// Called from a static initialiser in the system's file.
 bool register_system(system_entry entry);
 std::vector<system_entry> registered_systems();
+
+/// A peer this program was built without.
+struct missing_peer {
+  std::string name;
+  std::string package;  ///< the Debian package to install; empty when none helps
+  std::string why;
+};
+std::vector<missing_peer> missing_peers();
 
 }  // namespace bench

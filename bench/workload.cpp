@@ -36,7 +36,14 @@ measurement failed_run(const std::string& problem, bool stuck) {
   return failed;
 }
 
-measurement throughput(const system_entry& system, const shape& run) {
+/// The shape with as many events as the system can do in time.
+shape fitted(shape run, const system_entry& system) {
+  run.events /= run.subscribers > 1 ? system.divided.to_several : system.divided.to_one;
+  return run;
+}
+
+measurement throughput(const system_entry& system, const shape& full) {
+  const shape run = fitted(full, system);
   const stream_outcome outcome = system.stream(run);
   if (!outcome.problem.empty()) return failed_run(outcome.problem, outcome.stuck);
   measurement done;
@@ -50,7 +57,9 @@ workload stream_workload(const char* id, const char* what, const char* unit, con
   made.group = id;
   made.what = what;
   made.unit = unit;
-  made.applies = is_plain;
+  made.applies = [producers = run.producers](const system_entry& system) {
+    return is_plain(system) && producers <= system.up_to_producers;
+  };
   made.run = [run](const system_entry& system) { return throughput(system, run); };
   made.warm_up = [run](const system_entry& system) {
     shape shorter = run;
@@ -68,12 +77,15 @@ bool is_penstock(const system_entry& system) {
 
 /// Both shapes in one run, so that they are compared under the same conditions.
 measurement fan_out_cost(const system_entry& system, std::uint64_t events) {
-  const stream_outcome one = system.stream(shaped(1, 1, events));
+  const shape narrow = fitted(shaped(1, 1, events), system);
+  const shape wide = fitted(shaped(1, 8, events), system);
+  const stream_outcome one = system.stream(narrow);
   if (!one.problem.empty()) return failed_run("with 1 subscription: " + one.problem, one.stuck);
-  const stream_outcome eight = system.stream(shaped(1, 8, events));
+  const stream_outcome eight = system.stream(wide);
   if (!eight.problem.empty()) return failed_run("with 8 subscriptions: " + eight.problem, eight.stuck);
   measurement done;
-  done.value = eight.publisher_seconds / one.publisher_seconds;
+  done.value = (eight.publisher_seconds / static_cast<double>(wide.events)) /
+               (one.publisher_seconds / static_cast<double>(narrow.events));
   return done;
 }
 
@@ -133,7 +145,7 @@ std::vector<workload> workloads(effort how_much) {
                                       std::tuple{"K.B", "1 producer -> 8 subscribers on 2 workers, one feature on",
                                                  shaped(1, 8, 300'000 / part)}}) {
     workload features = stream_workload(id, what, run.subscribers == 1 ? "M events/s" : "M deliveries/s", run);
-    features.group = "K";
+    features.group = std::string(1, 'K');
     features.applies = is_penstock;
     all.push_back(std::move(features));
   }
@@ -144,7 +156,10 @@ std::vector<workload> workloads(effort how_much) {
   fan_out.what = "the publisher's cost per event with 8 subscriptions / with 1";
   fan_out.unit = "ratio";
   fan_out.direction = better::lower;
-  fan_out.applies = is_plain;
+  // A bare queue has no publish whose cost could grow.
+  fan_out.applies = [](const system_entry& system) {
+    return is_plain(system) && system.kind != system_kind::reference;
+  };
   fan_out.run = [events = 600'000 / part](const system_entry& system) { return fan_out_cost(system, events); };
   fan_out.warm_up = [events = 600'000 / part](const system_entry& system) {
     return fan_out_cost(system, events / 20 + 1);

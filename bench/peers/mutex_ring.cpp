@@ -191,6 +191,7 @@ const bool singly = register_system({
     .mode = "singly",
     .kind = system_kind::bounded_parking,
     .note = "a ring, a mutex and a condition variable per subscriber; the consumer takes one event per lock",
+    .divided = {.to_several = 2},
     .stream = run_stream<mutex_ring_singly, 1>,
     .allocations = run_allocations<mutex_ring_singly>,
     .further = further_runs_of<mutex_ring_singly>(),
