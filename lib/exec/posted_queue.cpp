@@ -2,6 +2,8 @@
 // Floor 2, room exec.
 #include "exec/posted_queue.hpp"
 
+#include "base/mutex.hpp"
+
 // Where it lies depends on its version and on who packaged it.
 #if __has_include(<concurrentqueue/concurrentqueue.h>)
 #include <concurrentqueue/concurrentqueue.h>
@@ -11,11 +13,10 @@
 #include <moodycamel/concurrentqueue.h>
 #endif
 
-#include <new>
 #include <utility>
 
-// The queue's internals are invisible to TSan (its free list is reported now and then), so the hand-over of each node is
-// announced here: a race inside the work itself is still found.
+// The queue's internals are invisible to TSan (its free list is reported now and then), so each hand-over is announced
+// here: a race inside the work itself is still found.
 #if defined(__SANITIZE_THREAD__)
 #define PENSTOCK_TSAN 1
 #elif defined(__has_feature)
@@ -31,10 +32,6 @@ extern "C" void __tsan_release(void*);
 namespace penstock::exec {
 namespace {
 
-struct node {
-  unique_function<void()> work;
-};
-
 void announce_push([[maybe_unused]] void* item) noexcept {
 #if defined(PENSTOCK_TSAN)
   __tsan_release(item);
@@ -49,7 +46,12 @@ void announce_pop([[maybe_unused]] void* item) noexcept {
 }  // namespace
 
 struct posted_queue::queue {
-  moodycamel::ConcurrentQueue<node*> nodes;
+  moodycamel::ConcurrentQueue<unique_function<void()>> closures;
+  // One takes at a time. moodycamel's try_dequeue may come back with nothing while there is something: it compares counts
+  // that it reads one after the other, and a taker that loses its core between them sees only the pieces that others have
+  // taken meanwhile. A worker takes once for each piece, so that piece would lie there until the next one came.
+  // Shown by the case "whoever may take posted work gets some, however many take at once".
+  mutex taking_m_;
 };
 
 posted_queue::posted_queue() : queue_(std::make_unique<queue>()) {}
@@ -60,28 +62,21 @@ posted_queue::~posted_queue() {
 }
 
 bool posted_queue::push(unique_function<void()>& work) noexcept {
-  auto* made = new (std::nothrow) node{};
-  if (made == nullptr) return false;
-  made->work = std::move(work);
-  announce_push(made);
-  bool stored = false;
+  announce_push(queue_.get());
   try {
-    stored = queue_->nodes.enqueue(made);
+    return queue_->closures.enqueue(std::move(work));  // moves only what it has a place for
   } catch (...) {  // no memory for a block
+    return false;
   }
-  if (!stored) {
-    work = std::move(made->work);
-    delete made;
-  }
-  return stored;
 }
 
 unique_function<void()> posted_queue::pop() noexcept {
-  node* taken = nullptr;
-  if (!queue_->nodes.try_dequeue(taken)) return {};
-  announce_pop(taken);
-  unique_function<void()> work = std::move(taken->work);
-  delete taken;
+  unique_function<void()> work;
+  {
+    lock_guard lock(queue_->taking_m_);
+    if (!queue_->closures.try_dequeue(work)) return {};
+  }
+  announce_pop(queue_.get());
   return work;
 }
 

@@ -18,7 +18,7 @@ class posted_queue {
 
   /// False: no memory; `work` is untouched then.
   bool push(unique_function<void()>& work) noexcept;
-  /// Empty when there is none.
+  /// Empty only when there is none: whoever has seen a push return, and takes no more often than was pushed, gets some.
   unique_function<void()> pop() noexcept;
 
  private:

@@ -5,6 +5,7 @@
 
 #include "bus/bus_core.hpp"
 #include "bus/topic.hpp"
+#include "exec/posted_queue.hpp"
 #include "exec/ready_list.hpp"
 #include "exec/timer_thread.hpp"
 #include "sync/channel.hpp"
@@ -467,6 +468,46 @@ struct ring final : penstock::timer_node {
   std::atomic<int> fired{0};
 };
 }  // namespace
+
+TEST_CASE("whoever may take posted work gets some, however many take at once", "[exec]") {
+  // A worker takes once for each piece that was pushed: a take that came back with nothing would leave one behind for ever.
+  constexpr std::uint64_t pieces = 2'000'000;
+  constexpr unsigned takers = 6;
+  penstock::exec::posted_queue queue;
+  std::atomic<std::int64_t> pushed{0};
+  std::atomic<std::uint64_t> ran{0};
+  std::atomic<std::uint64_t> empty{0};
+  std::atomic<bool> over{false};
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < takers; ++i)
+    threads.emplace_back([&] {
+      for (;;) {
+        if (std::int64_t seen = pushed; seen > 0) {
+          if (!pushed.compare_exchange_strong(seen, seen - 1)) continue;
+          if (auto work = queue.pop())
+            work();
+          else
+            ++empty;
+        } else if (over) {
+          return;
+        } else {
+          std::this_thread::yield();
+        }
+      }
+    });
+  std::uint64_t refused = 0;
+  for (std::uint64_t i = 0; i < pieces; ++i) {
+    penstock::unique_function<void()> work([&ran] { ++ran; });
+    refused += queue.push(work) ? 0 : 1;
+    ++pushed;
+  }
+  over = true;
+  for (auto& thread : threads) thread.join();
+  CHECK(refused == 0);
+  CHECK(empty.load() == 0);
+  CHECK(ran.load() == pieces);
+  CHECK_FALSE(queue.pop());
+}
 
 TEST_CASE("the timer heap stays in order under random arming and disarming", "[exec]") {
   const time_limit limit;
