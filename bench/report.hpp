@@ -22,6 +22,9 @@ struct goal {
   std::optional<bool> met;
 };
 
+/// Null when there is none.
+const row* find_row(const std::vector<row>& rows, const std::string& workload, const std::string& system,
+                    const std::string& mode);
 std::vector<goal> judge(const std::vector<row>& rows);
 
 /// What the figures were made on.

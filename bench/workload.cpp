@@ -3,10 +3,12 @@
 #include "workload.hpp"
 
 #include "allocation_counter.hpp"
+#include "features.hpp"
+#include "growth.hpp"
+#include "tasks.hpp"
 
 #include <cstdint>
 #include <string>
-#include <tuple>
 #include <utility>
 
 namespace bench {
@@ -14,6 +16,10 @@ namespace bench {
 namespace {
 
 constexpr std::size_t capacity = 1024;
+
+bool is_plain(const system_entry& system) { return !system.feature && system.stream != nullptr; }
+
+}  // namespace
 
 shape shaped(unsigned producers, unsigned subscribers, std::uint64_t events) {
   shape run;
@@ -25,7 +31,7 @@ shape shaped(unsigned producers, unsigned subscribers, std::uint64_t events) {
   return run;
 }
 
-measurement wrong(const std::string& problem, bool stuck) {
+measurement failed_run(const std::string& problem, bool stuck) {
   measurement failed;
   failed.problem = problem;
   failed.stuck = stuck;
@@ -34,14 +40,11 @@ measurement wrong(const std::string& problem, bool stuck) {
 
 measurement throughput(const system_entry& system, const shape& run) {
   const stream_outcome outcome = system.stream(run);
-  if (!outcome.problem.empty()) return wrong(outcome.problem, outcome.stuck);
+  if (!outcome.problem.empty()) return failed_run(outcome.problem, outcome.stuck);
   measurement done;
   done.value = static_cast<double>(run.events) * run.producers * run.subscribers / outcome.seconds / 1e6;
   return done;
 }
-
-bool is_plain(const system_entry& system) { return !system.feature; }
-bool is_penstock(const system_entry& system) { return system.feature || (system.name == "penstock" && system.mode == "park"); }
 
 workload stream_workload(const char* id, const char* what, const char* unit, const shape& run) {
   workload made;
@@ -59,12 +62,14 @@ workload stream_workload(const char* id, const char* what, const char* unit, con
   return made;
 }
 
+namespace {
+
 /// Both shapes in one run, so that they are compared under the same conditions.
 measurement fan_out_cost(const system_entry& system, std::uint64_t events) {
   const stream_outcome one = system.stream(shaped(1, 1, events));
-  if (!one.problem.empty()) return wrong("with 1 subscription: " + one.problem, one.stuck);
+  if (!one.problem.empty()) return failed_run("with 1 subscription: " + one.problem, one.stuck);
   const stream_outcome eight = system.stream(shaped(1, 8, events));
-  if (!eight.problem.empty()) return wrong("with 8 subscriptions: " + eight.problem, eight.stuck);
+  if (!eight.problem.empty()) return failed_run("with 8 subscriptions: " + eight.problem, eight.stuck);
   measurement done;
   done.value = eight.publisher_seconds / one.publisher_seconds;
   return done;
@@ -82,7 +87,7 @@ workload allocation_workload(const char* id, const char* what, payload kind, uns
   made.applies = [](const system_entry& system) { return system.allocations != nullptr; };
   made.run = [kind, run = shaped(1, subscribers, events)](const system_entry& system) {
     const allocation_outcome outcome = system.allocations(run, kind);
-    if (!outcome.problem.empty()) return wrong(outcome.problem, outcome.stuck);
+    if (!outcome.problem.empty()) return failed_run(outcome.problem, outcome.stuck);
     measurement done;
     done.value = outcome.per_publish;
     return done;
@@ -101,7 +106,7 @@ workload idle_workload(const char* id, const char* what, double idle_outcome::*f
   made.applies = [](const system_entry& system) { return system.idle != nullptr; };
   made.run = [figure, subscriptions](const system_entry& system) {
     const idle_outcome outcome = system.idle(subscriptions, capacity);
-    if (!outcome.problem.empty()) return wrong(outcome.problem, false);
+    if (!outcome.problem.empty()) return failed_run(outcome.problem, false);
     measurement done;
     done.value = outcome.*figure;
     return done;
@@ -122,15 +127,6 @@ std::vector<workload> workloads(effort how_much) {
   all.push_back(stream_workload("D", "4 producers -> 8 subscribers on 2 workers", "M deliveries/s",
                                 shaped(4, 8, 150'000 / part)));
 
-  for (const auto& [id, what, run] : {std::tuple{"K.A", "1 producer -> 1 subscriber, one feature on", shaped(1, 1, 2'000'000 / part)},
-                                      std::tuple{"K.B", "1 producer -> 8 subscribers on 2 workers, one feature on",
-                                                 shaped(1, 8, 300'000 / part)}}) {
-    workload features = stream_workload(id, what, run.subscribers == 1 ? "M events/s" : "M deliveries/s", run);
-    features.group = "K";
-    features.applies = is_penstock;
-    all.push_back(std::move(features));
-  }
-
   workload fan_out;
   fan_out.id = "fanout";
   fan_out.group = "fanout";
@@ -143,6 +139,10 @@ std::vector<workload> workloads(effort how_much) {
     return fan_out_cost(system, events / 20 + 1);
   };
   all.push_back(std::move(fan_out));
+
+  add_task_workloads(all, how_much);
+  add_feature_workloads(all, how_much);
+  add_growth_workloads(all, how_much);
 
   // Without the stand-ins for malloc there is nothing to count.
   if (allocation_counter::available()) {

@@ -2,6 +2,7 @@
 // Floor 9, bench.
 #include "../event.hpp"
 #include "../run_system.hpp"
+#include "penstock_parts.hpp"
 
 #include <penstock/penstock.hpp>
 
@@ -99,6 +100,10 @@ const bool park = register_system({
     .stream = run_stream<parking, 1>,
     .allocations = run_allocations<parking>,
     .idle = idle_subscriptions,
+    .functions = penstock_functions,
+    .coroutines = penstock_coroutines,
+    .growth = penstock_growth,
+    .changes = penstock_changes,
 });
 const bool spin = register_system({
     .name = "penstock",
