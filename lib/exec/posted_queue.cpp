@@ -47,10 +47,10 @@ void announce_pop([[maybe_unused]] void* item) noexcept {
 
 struct posted_queue::queue {
   moodycamel::ConcurrentQueue<unique_function<void()>> closures;
-  // One takes at a time. moodycamel's try_dequeue may come back with nothing while there is something: it compares counts
-  // that it reads one after the other, and a taker that loses its core between them sees only the pieces that others have
-  // taken meanwhile. A worker takes once for each piece, so that piece would lie there until the next one came.
-  // Shown by the case "whoever may take posted work gets some, however many take at once".
+  // One takes at a time. moodycamel's try_dequeue may come back with nothing while there is something: it compares
+  // counts that it reads one after the other, and a taker that loses its core between them sees only the pieces that
+  // others have taken meanwhile. A worker takes once for each piece, so that piece would lie there until the next one
+  // came. Shown by the case "whoever may take posted work gets some, however many take at once".
   mutex taking_m_;
 };
 
