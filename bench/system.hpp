@@ -63,6 +63,7 @@ struct task_run {
 struct task_outcome {
   std::string problem;
   bool stuck = false;
+  std::uint64_t tasks = 0;          ///< how many there were: a slow system may take fewer
   double seconds = 0;               ///< first spawn to the end of the last task
   double allocations_per_task = 0;  ///< of the whole process
 };

@@ -25,7 +25,7 @@ workload speed_of(const char* id, const char* what, runner kind, std::uint64_t t
     const task_outcome outcome = (system.*kind)(run);
     if (!outcome.problem.empty()) return failed_run(outcome.problem, outcome.stuck);
     measurement done;
-    done.value = static_cast<double>(count) / outcome.seconds / 1e6;
+    done.value = static_cast<double>(outcome.tasks) / outcome.seconds / 1e6;
     return done;
   };
   made.run = [=](const system_entry& system) { return measured_run(system, tasks); };

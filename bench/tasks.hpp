@@ -56,6 +56,7 @@ struct task_state {
 template <class System>
 task_outcome run_tasks(const task_run& run) {
   task_outcome outcome;
+  outcome.tasks = run.tasks;
   auto state = std::make_unique<task_state<System>>(run);
   const allocation_count before = allocation_counter::start();
   const auto begin = steady::now();
