@@ -110,7 +110,8 @@ void add_feature_workloads(std::vector<workload>& all, effort how_much) {
     cost.applies = is_penstock;
     cost.times = 3;
     cost.difference = true;
-    const shape run = shaped(one.producers, one.subscribers, one.events / part);
+    // Half as long as the runs of K: what two runs have in common, they have the more of, the closer they are.
+    const shape run = shaped(one.producers, one.subscribers, one.events / 2 / part);
     cost.run = [run, turn = std::make_shared<bool>(false)](const system_entry& system) {
       // The first system of a round turns the order for all of them.
       if (is_plain_penstock(system)) *turn = !*turn;
