@@ -28,7 +28,7 @@ constexpr k_shape shapes[] = {
 };
 
 bool is_plain_penstock(const system_entry& system) {
-  return system.name == "penstock" && system.mode == "park" && system.stream != nullptr;
+  return system.name == "penstock" && system.mode == default_mode && system.stream != nullptr;
 }
 bool is_penstock(const system_entry& system) { return system.feature || is_plain_penstock(system); }
 
@@ -56,7 +56,7 @@ measurement cost_by_pair(const system_entry& system, const shape& run, bool plai
 
 /// How far plain penstock differs from itself, by the same pairs: nothing smaller can be seen.
 std::optional<double> resolution(const std::vector<row>& rows, const std::string& workload) {
-  const row* again = find_row(rows, workload, "penstock", "park");
+  const row* again = find_row(rows, workload, "penstock", default_mode);
   if (again == nullptr || !again->figure) return std::nullopt;
   return std::abs(again->figure->median);
 }
@@ -71,7 +71,7 @@ goal worst_cost(const std::vector<row>& rows, const char* id, const std::string&
   std::optional<double> worst;
   for (const auto& one : shapes) {
     const std::string workload = std::string("K.") + one.letter + ".cost";
-    const row* cost = find_row(rows, workload, system, "park");
+    const row* cost = find_row(rows, workload, system, default_mode);
     const auto seen = resolution(rows, workload);
     if (cost == nullptr || !cost->figure || !seen) return made;
     if (*seen > target) {
@@ -126,7 +126,7 @@ void judge_features(std::vector<goal>& goals, const std::vector<row>& rows) {
   off.id = "7a";
   off.target = 1;
   off.what = "K.A.cost: ns per event of features that are on for another topic, and off here, at most";
-  const row* elsewhere = find_row(rows, "K.A.cost", "penstock, features elsewhere", "park");
+  const row* elsewhere = find_row(rows, "K.A.cost", "penstock, features elsewhere", default_mode);
   if (const auto seen = resolution(rows, "K.A.cost"); elsewhere != nullptr && elsewhere->figure && seen) {
     if (*seen <= off.target) {
       off.measured = elsewhere->figure->median;

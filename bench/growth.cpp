@@ -160,7 +160,7 @@ void judge_growth(std::vector<goal>& goals, const std::vector<row>& rows) {
     made.id = id;
     made.what = what;
     made.target = 1.3;
-    if (const row* one = find_row(rows, workload, "penstock", "park"); one != nullptr && one->figure) {
+    if (const row* one = find_row(rows, workload, "penstock", default_mode); one != nullptr && one->figure) {
       made.measured = one->figure->median;
       made.met = *made.measured <= made.target;
     }

@@ -25,9 +25,6 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-/// The mode goals are judged in: what a user gets without asking.
-constexpr const char* default_mode = "park";
-
 goal ahead_of_the_field(const std::vector<row>& rows, const std::string& workload) {
   goal made;
   made.id = "1" + workload;

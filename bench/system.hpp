@@ -10,6 +10,9 @@
 
 namespace bench {
 
+/// The mode of penstock that goals are judged in, and that features are measured with: what a user gets without asking.
+inline constexpr const char* default_mode = "park";
+
 /// What a system promises; a goal compares with the bounded ones that park.
 enum class system_kind {
   subject,          ///< penstock itself

@@ -59,7 +59,7 @@ goal against_asio(const std::vector<row>& rows, const char* id, const char* what
   made.id = id;
   made.what = what;
   made.target = target;
-  const row* subject = find_row(rows, workload, "penstock", "park");
+  const row* subject = find_row(rows, workload, "penstock", default_mode);
   const row* peer = find_row(rows, workload, "Boost.Asio", "thread_pool");
   if (subject == nullptr || peer == nullptr || !subject->figure || !peer->figure || subject->state != peer->state)
     return made;
@@ -89,7 +89,8 @@ void judge_tasks(std::vector<goal>& goals, const std::vector<row>& rows) {
   allocations.id = "6b";
   allocations.what = "H: allocations per task of post, at most";
   allocations.target = 1;
-  if (const row* one = find_row(rows, "H.functions.allocations", "penstock", "park"); one != nullptr && one->figure) {
+  if (const row* one = find_row(rows, "H.functions.allocations", "penstock", default_mode);
+      one != nullptr && one->figure) {
     allocations.measured = one->figure->median;
     // A queue's block now and then, shared by many tasks, is none of a task's: hence the hundredths.
     allocations.met = *allocations.measured <= allocations.target + 0.05;

@@ -135,7 +135,7 @@ using without_watchdog = with_feature<Sink, feature::no_watchdog>;
 bool add(const char* name, const char* note, stream_outcome (*stream)(const shape&), unsigned span = 1) {
   system_entry entry;
   entry.name = name;
-  entry.mode = "park";
+  entry.mode = default_mode;
   entry.kind = system_kind::subject;
   entry.note = note;
   entry.span = span;

@@ -96,7 +96,7 @@ task_outcome run_fewer(const task_run& run) {
 
 const bool registry = register_system({
     .name = "penstock task_registry",
-    .mode = "park",
+    .mode = default_mode,
     .kind = system_kind::subject,
     .note = "a task with a name, a state, an account and a place in the shutdown, spawned on the pool \"default\"; "
             "1/10 of the tasks",
