@@ -1,6 +1,7 @@
 // The bench program: reads its options, measures, reports.
 // Floor 9, bench.
 #include "measure.hpp"
+#include "pictures.hpp"
 #include "report.hpp"
 #include "smoke.hpp"
 #include "system.hpp"
@@ -28,6 +29,7 @@ constexpr const char* usage =
     "  --runs N       counted runs each system needs per workload; default 5\n"
     "  --quick        a twentieth of the events: to see that it works, not to compare\n"
     "  --json FILE    also write the figures as JSON\n"
+    "  --plot DIR     also draw pictures of the figures there, as SVG, with the figures as JSON; needs gnuplot\n"
     "  --list         names the workloads and systems, and ends\n"
     "  --smoke        checks the bench itself: faulty systems are noticed, the JSON has its shape; A, E, F, G, "
     "I, J unless --only\n"
@@ -41,6 +43,7 @@ struct wrong_usage : std::runtime_error {
 struct options {
   std::vector<std::string> only;
   std::string json_file;
+  std::string plot_folder;
   std::size_t runs = 5;
   effort how_much = effort::full;
   bool list = false;
@@ -87,6 +90,9 @@ options parse(const std::vector<std::string>& args) {
     } else if (name == "--json") {
       parsed.json_file = value();
       if (parsed.json_file.empty()) throw wrong_usage("--json needs a file name");
+    } else if (name == "--plot") {
+      parsed.plot_folder = value();
+      if (parsed.plot_folder.empty()) throw wrong_usage("--plot needs a folder");
     } else if (name == "--quick") {
       plain();
       parsed.how_much = effort::quick;
@@ -142,6 +148,8 @@ int run(const options& asked) {
   const auto what = chosen(all, asked.only);
   if (asked.list) return list(std::cout, all), 0;
 
+  // Before minutes of measuring, not after.
+  if (!asked.plot_folder.empty() && !can_draw()) return 1;
   std::ofstream json_file;
   if (!asked.json_file.empty()) {
     json_file.open(asked.json_file);
@@ -186,6 +194,7 @@ int run(const options& asked) {
       failed = true;
     }
   }
+  if (!asked.plot_folder.empty() && !draw(document, asked.plot_folder)) failed = true;
   std::cout.flush();
   if (result.stuck) {
     // A wrong run left threads behind; destroying anything under them would be worse than ending here.

@@ -41,7 +41,7 @@ class workload_runner {
   void run() {
     for (auto& one : candidates_)
       if (what_.warm_up && !accept(one, what_.warm_up(one.system))) return;
-    for (std::size_t round = 0; round < options_.most_rounds && !enough(); ++round)
+    for (std::size_t round = 0; round < options_.most_rounds * what_.times && !enough(); ++round)
       for (auto& one : candidates_) {
         if (one.wrong) continue;
         if (!(what_.depends_on == dependence::none ? plain_run(one) : bracketed_run(one))) return;
@@ -56,6 +56,7 @@ class workload_runner {
   }
 
  private:
+  std::size_t needed() const { return options_.runs * what_.times; }
   row row_of(const candidate& one, std::size_t index, std::optional<core_state> state) const {
     row made;
     made.workload = figures_[index].name.empty() ? what_.id : what_.id + "." + figures_[index].name;
@@ -65,7 +66,7 @@ class workload_runner {
     made.tried = one.tried;
     if (one.wrong) {
       made.state = "wrong";
-    } else if (!state || one.runs[index].values(*state).size() < options_.runs) {
+    } else if (!state || one.runs[index].values(*state).size() < needed()) {
       made.state = "not counted";
     } else {
       made.figure = summarize(one.runs[index].values(*state));
@@ -88,7 +89,7 @@ class workload_runner {
   bool enough() const {
     const auto all = sound();
     const auto state = common_state(all);
-    return all.empty() || (state && least_counted(all, *state) >= options_.runs);
+    return all.empty() || (state && least_counted(all, *state) >= needed());
   }
 
   bool plain_run(candidate& one) {

@@ -2,7 +2,10 @@
 // Floor 9, bench.
 #include "report.hpp"
 
+#include "features.hpp"
+#include "growth.hpp"
 #include "neighbours.hpp"
+#include "tasks.hpp"
 
 #include <penstock/base/version.hpp>
 
@@ -243,6 +246,9 @@ std::vector<goal> judge(const std::vector<row>& rows, const std::vector<missing_
   goals.push_back(
       at_most(rows, "5c", "bytes of an idle subscription whose ring was never used, at most", 1024, {"I.idle"}));
   goals.push_back(idle_goal(rows));
+  judge_tasks(goals, rows);
+  judge_features(goals, rows);
+  judge_growth(goals, rows);
   return goals;
 }
 
@@ -328,15 +334,17 @@ void print_tables(std::ostream& out, const std::vector<workload>& what, const me
     }
     std::vector<std::vector<std::string>> lines{
         {"system", "mode", "median", "min", "max", "spread", "runs", "state", "park x", "spin x", "kind"}};
-    const row* park = find_row(result.rows, workload.id, "penstock", "park");
-    const row* spin = find_row(result.rows, workload.id, "penstock", "spin_then_park");
+    const row* park = workload.difference ? nullptr : find_row(result.rows, workload.id, "penstock", "park");
+    const row* spin = workload.difference ? nullptr : find_row(result.rows, workload.id, "penstock", "spin_then_park");
     for (const auto& one : result.rows) {
       if (one.workload != workload.id) continue;
       std::vector<std::string> line{one.system.name, one.system.mode};
       if (one.figure) {
         const auto& figure = *one.figure;
-        line.insert(line.end(), {number(figure.median), number(figure.min), number(figure.max),
-                                 number(figure.spread_percent()) + " %", std::to_string(figure.count)});
+        line.insert(line.end(),
+                    {number(figure.median), number(figure.min), number(figure.max),
+                     workload.difference ? number(figure.max - figure.min) : number(figure.spread_percent()) + " %",
+                     std::to_string(figure.count)});
       } else {
         line.insert(line.end(), {"-", "-", "-", "-", "of " + std::to_string(one.tried)});
       }
@@ -422,7 +430,8 @@ std::string check_shape(const json& document) {
   for (const char* how : {"", ".many"})
     for (const char* other : {"", ".unbounded", ".reference"})
       for (const char* workload : {"1A", "1B", "1C", "1D"}) agreed.push_back(std::string(workload) + how + other);
-  for (const char* id : {"2", "3a", "3b", "3c", "3d", "3e", "3f", "3g", "3h", "4a", "4b", "5a", "5b", "5c", "5d"}) agreed.push_back(id);
+  for (const char* id : {"2", "3a", "3b", "3c", "3d", "3e", "3f", "3g", "3h", "4a", "4b", "5a", "5b", "5c", "5d", "6a", "6b", "6c", "7a", "7b", "7c", "8a",
+                         "8b"}) agreed.push_back(id);
   if (ids != agreed) return "the goals are others than agreed";
   if (!document["missing"].is_array()) return "missing must be an array";
   for (const auto& one : document["missing"])

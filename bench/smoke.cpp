@@ -11,7 +11,13 @@
 
 #include <cstdlib>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 namespace bench {
 
@@ -116,6 +122,38 @@ void check_goals(findings& found) {
   rows[2].figure.reset();
   goals = judge(rows, {});
   found.expect(!answer("1A").measured, "1A is not measured while a bounded peer has no figure");
+
+  for (const auto& [workload, name, mode, value] :
+       std::vector<std::tuple<const char*, const char*, const char*, double>>{
+           {"H.functions", "penstock", default_mode, 6},
+           {"H.functions", "Boost.Asio", "thread_pool", 4},
+           {"H.functions.allocations", "penstock", default_mode, 1.1},
+           {"K.A.cost", "penstock", default_mode, -0.5},
+           {"K.A.cost", "penstock, features elsewhere", default_mode, 0.25},
+           {"K.A.cost", "penstock + metadata", default_mode, 4},
+           {"K.B.cost", "penstock", default_mode, 2},
+           {"K.B.cost", "penstock + metadata", default_mode, 11},
+           {"K.C.cost", "penstock", default_mode, -11},
+           {"L.topics.rise", "penstock", default_mode, 1.2}})
+    rows.push_back(made_row(workload, name, mode, system_kind::subject, value, "far"));
+  const auto named = [&](const char* id) {
+    for (const auto& one : judge(rows, {}))
+      if (one.id == id) return one;
+    return goal{};
+  };
+  found.expect(named("6a").measured == 1.5 && named("6a").met == false, "6a compares post with asio::post");
+  found.expect(named("6b").measured == 1.1 && named("6b").met == false, "6b sees an allocation for every tenth task");
+  found.expect(!named("6c").met, "6c is not measured without the coroutines' rows");
+  found.expect(named("7a").measured == 0.25 && named("7a").met == true, "7a is what is on elsewhere costs here");
+  found.expect(!named("7b").measured, "7b is not measured where penstock differs from itself by more than the target");
+  for (auto& one : rows)
+    if (one.workload == "K.C.cost") one.figure = summarize({3});
+  found.expect(!named("7b").measured, "7b is not measured while a shape is missing");
+  for (const char* workload : {"K.C.cost", "K.D.cost"})
+    for (const char* name : {"penstock", "penstock + metadata"})
+      rows.push_back(made_row(workload, name, default_mode, system_kind::subject, 5, "far"));
+  found.expect(named("7b").measured == 11 && named("7b").met == false, "7b is the worst of the four shapes");
+  found.expect(named("8b").met == true && !named("8a").met, "8b is met, 8a without its row is not measured");
 }
 
 /// Keeps the compiler from leaving out an allocation that nobody looks at.

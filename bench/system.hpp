@@ -100,20 +100,58 @@ struct fewer_events {
   unsigned to_several = 1;
 };
 
+/// Empty tasks, spawned by one thread that is none of the workers, and joined.
+struct task_run {
+  unsigned workers = 2;
+  std::uint64_t tasks = 0;
+  std::chrono::milliseconds give_up{60'000};
+};
+
+struct task_outcome {
+  std::string problem;
+  bool stuck = false;
+  std::uint64_t tasks = 0;          ///< how many there were: a slow system may take fewer
+  double seconds = 0;               ///< first spawn to the end of the last task
+  double allocations_per_task = 0;  ///< of the whole process
+};
+
+/// How many of what there are, and what is asked of them.
+struct growth_run {
+  unsigned subscriptions = 1;  ///< of each topic
+  unsigned topics = 1;
+  std::uint64_t events = 0;  ///< to the first topic; as many as the capacity go to every topic before, untimed
+  std::size_t capacity = 1024;
+  unsigned workers = 2;
+  unsigned changes = 0;  ///< subscriptions that come and go while a publisher is busy
+  std::chrono::milliseconds give_up{60'000};
+};
+
+struct growth_outcome {
+  std::string problem;
+  bool stuck = false;
+  double seconds = 0;         ///< first timed publish to last delivery
+  double subscribe_us = 0;    ///< median of the changes
+  double unsubscribe_us = 0;  ///< the same
+};
+
 /// One system in one mode. `registered` are ordered by kind, then name, then mode.
 struct system_entry {
   std::string name;
   std::string mode;
   system_kind kind = system_kind::reference;
-  std::string note;   ///< one sentence for the reader of the figures
-  unsigned span = 1;  ///< events per publish call
+  std::string note;      ///< one sentence for the reader of the figures
+  unsigned span = 1;     ///< events per publish call
   bool feature = false;  ///< penstock with something optional on: measured in workload K only
   /// It has no place for more.
   unsigned up_to_producers = most_producers;
   fewer_events divided = {};
-  stream_outcome (*stream)(const shape& run) = nullptr;
+  stream_outcome (*stream)(const shape& run) = nullptr;                          ///< null: not measured
   allocation_outcome (*allocations)(const shape& run, payload what) = nullptr;   ///< null: not measured
   idle_outcome (*idle)(unsigned subscriptions, std::size_t capacity) = nullptr;  ///< null: not measured
+  task_outcome (*functions)(const task_run& run) = nullptr;                      ///< null: not measured
+  task_outcome (*coroutines)(const task_run& run) = nullptr;                     ///< null: not measured
+  growth_outcome (*growth)(const growth_run& run) = nullptr;                     ///< null: not measured
+  growth_outcome (*changes)(const growth_run& run) = nullptr;                    ///< null: not measured
   further_runs further = {};
   /// Round trips between two subscriptions on one pool; null: not measured.
   latency_outcome (*ping_pong_inside)(const shape& run) = nullptr;

@@ -3,10 +3,12 @@
 #include "workload.hpp"
 
 #include "allocation_counter.hpp"
+#include "features.hpp"
+#include "growth.hpp"
+#include "tasks.hpp"
 
 #include <cstdint>
 #include <string>
-#include <tuple>
 #include <utility>
 
 namespace bench {
@@ -70,10 +72,6 @@ workload stream_workload(const char* id, const char* what, const char* unit, con
 }
 
 namespace {
-
-bool is_penstock(const system_entry& system) {
-  return system.feature || (system.name == "penstock" && system.mode == default_mode);
-}
 
 /// Both shapes in one run, so that they are compared under the same conditions.
 measurement fan_out_cost(const system_entry& system, std::uint64_t events) {
@@ -141,15 +139,6 @@ std::vector<workload> workloads(effort how_much) {
   all.push_back(stream_workload("D", "4 producers -> 8 subscribers on 2 workers", "M deliveries/s",
                                 shaped(4, 8, 150'000 / part)));
 
-  for (const auto& [id, what, run] : {std::tuple{"K.A", "1 producer -> 1 subscriber, one feature on", shaped(1, 1, 2'000'000 / part)},
-                                      std::tuple{"K.B", "1 producer -> 8 subscribers on 2 workers, one feature on",
-                                                 shaped(1, 8, 300'000 / part)}}) {
-    workload features = stream_workload(id, what, run.subscribers == 1 ? "M events/s" : "M deliveries/s", run);
-    features.group = std::string(1, 'K');
-    features.applies = is_penstock;
-    all.push_back(std::move(features));
-  }
-
   workload fan_out;
   fan_out.id = "fanout";
   fan_out.group = "fanout";
@@ -169,6 +158,9 @@ std::vector<workload> workloads(effort how_much) {
   add_latency(all, how_much);
   add_back_pressure(all, how_much);
   add_text(all, how_much);
+  add_task_workloads(all, how_much);
+  add_feature_workloads(all, how_much);
+  add_growth_workloads(all, how_much);
 
   // Without the stand-ins for malloc there is nothing to count.
   if (allocation_counter::available()) {

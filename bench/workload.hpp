@@ -47,6 +47,8 @@ struct workload {
   std::function<bool(const system_entry&)> applies;
   std::function<measurement(const system_entry&)> run;
   std::function<measurement(const system_entry&)> warm_up;  ///< a short run before the counted ones; may be empty
+  std::size_t times = 1;    ///< counted runs it needs, in multiples of what was asked for
+  bool difference = false;  ///< the figure is one: no ratio of two rows means anything, and its spread is not relative
 };
 
 measurement failed_run(const std::string& problem, bool stuck);

@@ -3,6 +3,7 @@
 #include "../event.hpp"
 #include "../further.hpp"
 #include "../resources.hpp"
+#include "penstock_parts.hpp"
 
 #include <penstock/penstock.hpp>
 
@@ -148,6 +149,10 @@ const bool adapts = register_system({
     .stream = run_stream<adaptive, 1>,
     .allocations = run_allocations<adaptive>,
     .idle = idle_subscriptions,
+    .functions = penstock_functions,
+    .coroutines = penstock_coroutines,
+    .growth = penstock_growth,
+    .changes = penstock_changes,
     .further = further_runs_of<adaptive>(),
     .ping_pong_inside = run_ping_pong<on_one_pool<adapt>::pair>,
 });
