@@ -137,7 +137,9 @@ void add_growth_workloads(std::vector<workload>& all, effort how_much) {
     workload producers =
         stream_workload(id.c_str(), what.c_str(), "M events/s", shaped(count, 1, 2'000'000 / part / count));
     producers.group = std::string(1, 'L');
-    producers.applies = streams;
+    producers.applies = [count](const system_entry& system) {
+      return streams(system) && count <= system.up_to_producers;
+    };
     all.push_back(std::move(producers));
   }
 
