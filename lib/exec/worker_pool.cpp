@@ -38,8 +38,7 @@ worker_pool_options& worker_pool_options::budget(unsigned events) & {
 }
 worker_pool_options&& worker_pool_options::budget(unsigned events) && { return std::move(budget(events)); }
 worker_pool_options& worker_pool_options::wait(wait_strategy strategy) & {
-  using fields = worker_pool_options::fields;
-  return wait(strategy, strategy == wait_strategy::adaptive ? fields::adaptive_spin : fields::fixed_spin);
+  return wait(strategy, strategy == wait_strategy::adaptive ? adaptive_spin : fixed_spin);
 }
 worker_pool_options&& worker_pool_options::wait(wait_strategy strategy) && { return std::move(wait(strategy)); }
 worker_pool_options& worker_pool_options::wait(wait_strategy strategy, std::chrono::nanoseconds spin_time) & {
