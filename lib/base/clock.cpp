@@ -26,11 +26,17 @@ class steady final : public clock {
   }
 };
 
-constinit const steady the_steady_clock;
+/// Never destroyed: when the program ends from inside a handler, other threads go on reading it behind its static objects.
+union immortal {
+  constexpr immortal() noexcept : time() {}
+  ~immortal() {}
+  steady time;
+};
+constinit const immortal the_steady_clock;
 
 }  // namespace
 
-const clock& real_clock() noexcept { return the_steady_clock; }
+const clock& real_clock() noexcept { return the_steady_clock.time; }
 
 steady_time deadline_after(steady_time now, std::chrono::nanoseconds wait) noexcept {
   if (wait <= std::chrono::nanoseconds::zero()) return now;

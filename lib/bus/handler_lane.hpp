@@ -2,6 +2,7 @@
 // Floor 5, room bus.
 #pragma once
 
+#include "base/forced_unwind.hpp"
 #include "bus/access.hpp"
 #include "bus/wait_graph.hpp"
 #include "exec/lane_queue.hpp"
@@ -109,13 +110,13 @@ class lane final : public runnable, public lane_base {
 
   turn_end drain(unsigned budget);
   template <bool Plain>
-  turn_end drain_as(unsigned budget);
+  PENSTOCK_CATCHES_FORCED_UNWIND turn_end drain_as(unsigned budget);
   turn_end go_on(unsigned& budget);
   bool linger() const noexcept;
   void finish(turn_end end) noexcept;
 
   fate attempt(const void* payload, call& info);
-  fate attempt_plainly(const void* payload, call& info, task<void>& unused);
+  PENSTOCK_CATCHES_FORCED_UNWIND fate attempt_plainly(const void* payload, call& info, task<void>& unused);
   fate coroutine_over();
   fate after_failure(call& info, const void* payload) noexcept;
   fate fail_for_good(call& info, const void* payload, const char* reason) noexcept;
