@@ -505,7 +505,6 @@ publish_result topic::publish(const publish_request& request) {
   const auto* const events = static_cast<const std::byte*>(request.events);
   for (std::size_t i = 0; i < seen.count; ++i) {
     subscription_core& member = *seen.members()[i];
-    if (member.has_drop_hook()) return publish_from(i, seen, request, published);
     switch (member.channel.seat(events, request.count, published)) {
       case sync::channel::seating::refused: return publish_from(i, seen, request, published);
       case sync::channel::seating::seated: break;
@@ -517,8 +516,8 @@ publish_result topic::publish(const publish_request& request) {
   return result_builder::all_accepted(request.count, offers);
 }
 
-// From the first member on that has no seat for all of it, or has hooks that may have to be told. A function of its own: it
-// has room for waiting on its stack, which the way of most publishes is spared.
+// From the first member on that has no seat for all of it; before that nothing is decided that a hook might have to be told
+// of. A function of its own: it has room for waiting on its stack, which the way of most publishes is spared.
 publish_result topic::publish_from(std::size_t first, snapshot& seen, const publish_request& request,
                                    std::int64_t published) {
   publishing call(request, seen.count, published);
