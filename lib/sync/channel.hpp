@@ -88,7 +88,7 @@ struct channel_counts {
 ///  6. A seat that was taken is written a moment later: between the two a producer runs no code but this class's, and waits
 ///     for nobody. So who needs the event, a consumer or a stopper, may wait for it (`await_writer`), as for a lock.
 ///     Hence a producer writes with a release and looks at nothing afterwards. With a full barrier there, each publish
-///     would wait until the line of its cell has come from the consumer's core: half its time (bench/README.md, A).
+///     would wait until the line of its cell has come from the consumer's core.
 /// Source: the ring of sequence cells is Dmitry Vyukov's bounded MPMC queue; the rest is this project's.
 class channel {
  public:

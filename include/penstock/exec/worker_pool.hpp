@@ -17,8 +17,9 @@ namespace penstock {
 /// What an idle worker does before it sleeps. Whichever it is, a pool has one worker that looks at most; and what is
 /// ready never waits while a worker sleeps. `bench/run --only E,J` prints what each costs on a machine.
 enum class wait_strategy {
-  /// Sleeps at once. Idle costs nothing; each event that finds all asleep costs its publisher a system call (some
-  /// microseconds), and its handler starts a wake-up later (some tens of microseconds between cores).
+  /// Sleeps at once, or about a microsecond after a lane has worked. Idle costs nothing; each event that finds all asleep
+  /// costs its publisher a system call (some microseconds), and its handler starts a wake-up later (some tens of
+  /// microseconds between cores).
   park,
   /// Looks for `spin_time`, then sleeps. An event that comes meanwhile costs its publisher no system call, and its
   /// handler starts within a microsecond. Costs up to `spin_time` of a core for each event, also where it catches none.
