@@ -18,6 +18,8 @@ class PENSTOCK_CAPABILITY("mutex") mutex {
   mutex(const mutex&) = delete;
   mutex& operator=(const mutex&) = delete;
 
+  void is_held() const noexcept PENSTOCK_IS_HELD() {}
+
 #if defined(PENSTOCK_MODEL)
   void lock() PENSTOCK_ACQUIRE() {
     if (agent* simulated = this_thread_slot().simulated_by) {

@@ -12,6 +12,8 @@
 #define PENSTOCK_SCOPED_CAPABILITY PENSTOCK_THREAD_ATTRIBUTE(scoped_lockable)
 #define PENSTOCK_GUARDED_BY(m) PENSTOCK_THREAD_ATTRIBUTE(guarded_by(m))
 #define PENSTOCK_REQUIRES(...) PENSTOCK_THREAD_ATTRIBUTE(requires_capability(__VA_ARGS__))
+/// Tells the analysis what it cannot see.
+#define PENSTOCK_IS_HELD(...) PENSTOCK_THREAD_ATTRIBUTE(assert_capability(__VA_ARGS__))
 #define PENSTOCK_ACQUIRE(...) PENSTOCK_THREAD_ATTRIBUTE(acquire_capability(__VA_ARGS__))
 #define PENSTOCK_RELEASE(...) PENSTOCK_THREAD_ATTRIBUTE(release_capability(__VA_ARGS__))
 /// For functions that give a lock they were called with up for a while, which the analysis cannot follow.

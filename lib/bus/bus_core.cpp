@@ -233,6 +233,7 @@ ref_ptr<subscription_core> bus_core::join(joining& made) {
     subscriptions_.reserve(subscriptions_.size() + 1);
   }
   made.config.stamped = joined.kept() != metadata::off;
+  if (made.recipe.concurrency == 1) made.config.log = &joined.log();
   made.recipe.bus = ref_ptr<bus_core>::share(this);
   made.recipe.topic = made.topic;
   if (made.extras && !made.extras->needed()) made.extras.reset();

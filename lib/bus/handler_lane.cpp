@@ -179,10 +179,14 @@ template <bool Plain>
 PENSTOCK_CATCHES_FORCED_UNWIND
 lane::turn_end lane::drain_as(unsigned budget) {
   subscription_core& owner = *core;
-  alignas(largest_in_place_align) std::byte near_slot[largest_in_place];
+  // Of a log, some events are copied at once: that costs a lock. None of them has begun before it begins.
+  constexpr std::size_t most_ahead = Plain ? 16 : 1;
+  alignas(largest_in_place_align) std::byte near_slots[most_ahead][largest_in_place];
+  std::size_t ahead = 0;       // copies in hand
+  std::size_t next_ahead = 0;  // the first of them
   call near_info = call_access::make(owner.name, owner.stop_);
   const bool is_long = !Plain && long_;
-  std::byte* const slot = is_long ? long_->slot : near_slot;
+  std::byte* slot = is_long ? long_->slot : near_slots[0];
   call& info = is_long ? long_->info : near_info;
   const bool several = !Plain && owner.concurrency_ > 1;
   const bool breaks = !Plain && owner.extras_ && owner.extras_->breaks();
@@ -208,7 +212,22 @@ lane::turn_end lane::drain_as(unsigned budget) {
     }
     std::uint64_t sequence = 0;
     sync::seat_stamp stamp;
-    const sync::take_status status = owner.channel.take(slot, sequence, Plain ? nullptr : &stamp);
+    sync::take_status status = sync::take_status::empty;
+    const bool in_log = ahead > 0 || owner.channel.in_log();
+    if (!in_log) {
+      status = owner.channel.take(slot, sequence, Plain ? nullptr : &stamp);
+    } else {
+      if (ahead == 0) {
+        ahead = owner.channel.look_ahead(slot = is_long ? slot : near_slots[0], largest_in_place, most_ahead);
+        next_ahead = 0;
+      }
+      if (ahead > 0) {
+        --ahead;
+        if (!is_long) slot = near_slots[next_ahead++];
+        status = owner.channel.begin(sequence);
+        if (owner.channel.wants_log_service()) owner.topic_->serve_log();
+      }
+    }
     if (status != sync::take_status::taken) {
       if (status == sync::take_status::stopped) return turn_end::stopped;
       if (owner.channel.wants_service()) {
@@ -216,6 +235,7 @@ lane::turn_end lane::drain_as(unsigned budget) {
         if (owner.channel.ready()) continue;
       }
       if (std::exchange(worked, false)) {
+        if (!in_log && owner.channel.may_share() && owner.topic_->shares() && owner.topic_->enter_log(owner)) continue;
         const scheduler::when_empty next = owner.pool->after_work();
         if (next == scheduler::when_empty::yield) return turn_end::yielded;
         if (next == scheduler::when_empty::look_again && linger()) continue;

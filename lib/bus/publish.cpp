@@ -29,7 +29,7 @@ struct thread_node : sync::waiter {
   bool taken_out = false;           // settled by the waiting thread itself
 };
 
-/// One publish of one thread, waiting at any number of channels at once. Lives on that thread's stack.
+/// One publish of one thread, waiting at any number of channels at once, and in the topic's log. Lives on that thread's stack.
 ///
 /// word_: low bits: lines it still stands in; bit 30: poked (look at your token); bit 31: asleep. Whoever takes it to no
 /// open lines wakes the thread by the word's address and touches nothing after, for the stack may be gone.
@@ -61,7 +61,26 @@ class thread_wait {
   }
   void unprepare() noexcept { word_.fetch_sub(1); }
 
-  bool any() const noexcept { return count_ > 0; }
+  /// A place to wait in the log, where so many read; null when there is no memory. Then, with the log's mutex held, `enter_log`.
+  log_wait* place_in_log(topic& waited, std::uint32_t readers) noexcept {
+    if (readers > near) far_readers_.reset(new (std::nothrow) thread_node[readers]);
+    if (readers > near && far_readers_ == nullptr) return nullptr;
+    waited_ = &waited;
+    log_.call = this;
+    log_.settle = [](log_wait& settled) noexcept { static_cast<log_place&>(settled).call->one_less(); };
+    log_.line_up = [](log_wait& waits, subscription_core& left, std::size_t index) noexcept -> sync::waiter& {
+      return static_cast<log_place&>(waits).call->line_up(left, index);
+    };
+    return &log_;
+  }
+  void enter_log() noexcept { word_.fetch_add(1); }
+  /// The subscriptions that left the log while this waited for seats there; each has the events from `offered_before` on.
+  std::size_t left() const noexcept { return left_.load(); }
+  thread_node& left_node(std::size_t index) noexcept {
+    return far_readers_ != nullptr ? far_readers_[index] : near_readers_[index];
+  }
+
+  bool any() const noexcept { return count_ > 0 || waited_ != nullptr; }
   std::size_t count() const noexcept { return count_; }
   thread_node& node(std::size_t index) noexcept { return index < near ? near_[index] : far_[index - near]; }
 
@@ -82,6 +101,9 @@ class thread_wait {
   }
 
  private:
+  struct log_place : log_wait {
+    thread_wait* call = nullptr;
+  };
   static constexpr std::size_t near = 4;
   static constexpr std::uint32_t asleep = std::uint32_t{1} << 31;
   static constexpr std::uint32_t poked = std::uint32_t{1} << 30;
@@ -89,6 +111,17 @@ class thread_wait {
   /// A lane may put off telling who has been admitted (one wake-up for many); after this time the thread looks by itself,
   /// once, and is told at once from then on.
   static constexpr std::chrono::milliseconds first_look{4};
+
+  // The log's mutex is held, and this waits in the log: its thread does not go on meanwhile.
+  sync::waiter& line_up(subscription_core& left, std::size_t index) noexcept {
+    thread_node& node = left_node(left_.load());
+    node.core = ref_ptr<subscription_core>::share(&left);
+    node.offered_before = index;
+    node.tell_at_once = log_.at_once;
+    prepare(node);
+    left_.fetch_add(1);
+    return node;
+  }
 
   void one_less() noexcept {
     const void* address = &word_;
@@ -116,6 +149,12 @@ class thread_wait {
             thread_node& each = node(i);
             if (!each.taken_out && each.core->channel.ask_to_be_told(each)) take_out(each);
           }
+          if (waited_ != nullptr && waited_->look_at(log_)) word_.fetch_sub(1);
+          // Who leaves the log from here on tells at once by itself.
+          for (std::size_t i = 0; i < left(); ++i) {
+            thread_node& each = left_node(i);
+            if (!each.taken_out && each.core->channel.ask_to_be_told(each)) take_out(each);
+          }
           continue;
         }
       }
@@ -130,11 +169,14 @@ class thread_wait {
   }
 
   void give_up(errc why) noexcept {
-    for (std::size_t i = 0; i < count_; ++i) {
-      thread_node& each = node(i);
-      if (each.taken_out) continue;
-      if (each.core->channel.withdraw(each, why) != sync::channel::withdrawal::settled_elsewhere) take_out(each);
-    }
+    for (std::size_t i = 0; i < count_; ++i) withdraw(node(i), why);
+    if (waited_ == nullptr) return;
+    if (waited_->take_out(log_)) word_.fetch_sub(1);
+    for (std::size_t i = 0; i < left(); ++i) withdraw(left_node(i), why);
+  }
+  void withdraw(thread_node& each, errc why) noexcept {
+    if (each.taken_out) return;
+    if (each.core->channel.withdraw(each, why) != sync::channel::withdrawal::settled_elsewhere) take_out(each);
   }
   void take_out(thread_node& taken) noexcept {
     taken.taken_out = true;
@@ -146,6 +188,12 @@ class thread_wait {
   sync::atomic<std::uint32_t> word_{0};
   thread_node near_[near];
   std::unique_ptr<thread_node[]> far_;
+
+  topic* waited_ = nullptr;  // whose log it waits in
+  log_place log_;
+  sync::atomic<std::size_t> left_{0};
+  thread_node near_readers_[near];
+  std::unique_ptr<thread_node[]> far_readers_;
 };
 
 // --- a handler's output that is parked ---------------------------------------------------------------------------------
@@ -263,6 +311,8 @@ class parked_output : public sync::waiter {
 };
 static_assert(alignof(parked_output) <= alignof(std::max_align_t));
 
+}  // namespace
+
 // --- one publish -------------------------------------------------------------------------------------------------------
 
 class publishing {
@@ -289,19 +339,41 @@ class publishing {
   publish_result finish(const clock& time) {
     if (lines_ && lines_->any()) {
       lines_->wait(time, request_.deadline, request_.stop);
-      for (std::size_t i = 0; i < lines_->count(); ++i) {
-        const thread_node& each = lines_->node(i);
-        result_.accepted(each.admitted);
-        if (each.why == errc::none) continue;
-        result_.rejected(*each.core, each.why, each.remaining);
-        result_.refused_from(each.offered_before + each.admitted);
-        result_.error(each.why);
+      for (std::size_t i = 0; i < lines_->count(); ++i) tell(lines_->node(i));
+      for (std::size_t i = 0; i < lines_->left(); ++i) {
+        in_log_ -= request_.count - lines_->left_node(i).offered_before;
+        tell(lines_->left_node(i));
       }
     }
+    result_.accepted(in_log_);
     return result_.take();
   }
 
+  /// The readers of the log have all its events, or wait for seats there.
+  void in_log(std::uint32_t readers) noexcept { in_log_ = readers * request_.count; }
+  /// Null: it may not wait there.
+  log_wait* place_in_log(topic& waited, std::uint32_t readers) noexcept {
+    // Whoever has a context is looked for in lines when nothing goes on any more.
+    if (request_.wait != wait_mode::may_wait || request_.operation != nullptr || exec::current_context() != nullptr ||
+        !exec::may_wait_here())
+      return nullptr;
+    lines_.emplace(members_);
+    log_wait* place = lines_->place_in_log(waited, readers);
+    if (place == nullptr) return lines_.reset(), nullptr;
+    place->events = events_;
+    return place;
+  }
+  void waits_in_log() noexcept { lines_->enter_log(); }
+
  private:
+  void tell(const thread_node& each) noexcept {
+    result_.accepted(each.admitted);
+    if (each.why == errc::none) return;
+    result_.rejected(*each.core, each.why, each.remaining);
+    result_.refused_from(each.offered_before + each.admitted);
+    result_.error(each.why);
+  }
+
   void offer_to(subscription_core& member) noexcept {
     sync::offer_outcome outcome;
     const bool decided = member.channel.offer_quickly(events_, request_.count, outcome, published_);
@@ -409,6 +481,10 @@ class publishing {
       } else {
         offer(place.waiter(), place.refusal);
       }
+      if (outcome.in_log) {
+        member.topic().leave_log(member);
+        continue;
+      }
       if (outcome.wake) {
         member.wake();
         outcome.wake = false;
@@ -478,10 +554,9 @@ class publishing {
   const std::size_t members_;
   const std::int64_t published_;
   result_builder result_;
+  std::uint64_t in_log_ = 0;  // events that readers of the log have, or wait for
   std::optional<thread_wait> lines_;  // only built by a publish that may have to wait
 };
-
-}  // namespace
 
 std::int64_t topic::publish_time(metadata kept) const noexcept {
   switch (kept) {
@@ -496,6 +571,15 @@ publish_result topic::publish(const publish_request& request) {
   const auto cargo = request.dead_letter ? bus_core::cargo::dead_letters : bus_core::cargo::events;
   if (const errc refused = bus_->admission(cargo); refused != errc::none) return publish_result(refused);
   if (bus_->traces_feeding()) bus_->note_feeding(*this);
+  if (log_.shape() != sync::shared_log::form::unused) {
+    std::uint32_t readers = 0;
+    switch (log_.offer(static_cast<const std::byte*>(request.events), request.count, readers)) {
+      case sync::shared_log::offered::unwritten: return publish_beside_log(request);
+      case sync::shared_log::offered::written: break;
+      case sync::shared_log::offered::written_and_wakes: wake_readers(); break;
+    }
+    return result_builder::all_accepted(request.count, readers * request.count);
+  }
   snapshot& seen = enter();
   if (seen.count == 0) {
     leave(seen);
@@ -520,9 +604,137 @@ publish_result topic::publish(const publish_request& request) {
 // of. A function of its own: it has room for waiting on its stack, which the way of most publishes is spared.
 publish_result topic::publish_from(std::size_t first, snapshot& seen, const publish_request& request,
                                    std::int64_t published) {
+  // With the first event, as the rings: later publishes allocate nothing, and neither do the lanes.
+  if (shares() && !log_.provided()) {
+    lock_guard lock(log_.m);
+    static_cast<void>(provide_log());
+  }
   publishing call(request, seen.count, published);
   call.accepted(first * request.count);
   for (std::size_t i = first; i < seen.count; ++i) call.offer(*seen.members()[i]);
+  leave(seen);
+  return call.finish(bus_->time());
+}
+
+namespace {
+
+/// Some of the members of a snapshot, by their places in it.
+class member_set {
+ public:
+  explicit member_set(std::size_t members) noexcept {
+    if (members > near * 64) far_.reset(new (std::nothrow) std::uint64_t[(members + 63) / 64]());
+    complete = members <= near * 64 || far_ != nullptr;
+  }
+  bool complete = false;  ///< else there is no memory
+  void add(std::size_t index) noexcept { words()[index / 64] |= std::uint64_t{1} << (index % 64); }
+  bool has(std::size_t index) noexcept { return (words()[index / 64] >> (index % 64) & 1) != 0; }
+
+ private:
+  static constexpr std::size_t near = 16;
+  std::uint64_t* words() noexcept { return far_ != nullptr ? far_.get() : near_; }
+  std::uint64_t near_[near] = {};
+  std::unique_ptr<std::uint64_t[]> far_;
+};
+
+}  // namespace
+
+void topic::wake_readers() noexcept {
+  snapshot& seen = enter();
+  for (std::size_t i = 0; i < seen.count; ++i)
+    if (seen.members()[i]->channel.claim_log_sleeper()) seen.members()[i]->wake();
+  leave(seen);
+}
+
+// Not all members read the log, or one has no seat.
+publish_result topic::publish_beside_log(const publish_request& request) {
+  const std::int64_t published = published_now();
+  for (;;) {
+    const std::uint64_t word = log_.look();
+    snapshot& seen = enter();
+    if (log_.shape() == sync::shared_log::form::unused) return publish_from(0, seen, request, published);
+    member_set others(seen.count);
+    for (std::size_t i = 0; others.complete && i < seen.count; ++i)
+      if (!seen.members()[i]->channel.in_log()) others.add(i);
+    sync::shared_log::claimed got;
+    const auto claimed = others.complete ? log_.claim(word, request.count, got) : sync::shared_log::claiming::refused;
+    if (claimed == sync::shared_log::claiming::taken || claimed == sync::shared_log::claiming::taken_and_wakes) {
+      publishing call(request, seen.count, published);
+      write_in_log(call, seen, request, got, claimed == sync::shared_log::claiming::taken_and_wakes);
+      for (std::size_t i = 0; i < seen.count; ++i)
+        if (others.has(i)) call.offer(*seen.members()[i]);
+      leave(seen);
+      return call.finish(bus_->time());
+    }
+    leave(seen);
+    if (!others.complete) return publish_result(errc::not_enough_memory);
+    if (claimed == sync::shared_log::claiming::refused) return publish_locked(request, published);
+  }
+}
+
+void topic::write_in_log(publishing& call, snapshot& seen, const publish_request& request,
+                         const sync::shared_log::claimed& got, bool wakes) noexcept {
+  call.in_log(got.readers);
+  log_.write(got, static_cast<const std::byte*>(request.events), request.count);
+  for (std::size_t i = 0; wakes && i < seen.count; ++i)
+    if (seen.members()[i]->channel.claim_log_sleeper()) seen.members()[i]->wake();
+}
+
+// Some reader has no seat for the whole span, it may be. Under the log's mutex, so nobody moves.
+publish_result topic::publish_locked(const publish_request& request, std::int64_t published) {
+  lock_guard lock(log_.m);
+  snapshot& seen = enter_locked();
+  member_set others(seen.count);
+  member_set woken(seen.count);
+  if (!others.complete || !woken.complete) {
+    lock.unlock();
+    leave(seen);
+    return publish_result(errc::not_enough_memory);
+  }
+  publishing call(request, seen.count, published);
+  log_.shut_now();
+  const std::uint64_t end = log_.position_locked() + request.count;
+  bool left = false;
+  log_wait* waits = nullptr;
+  bool asked = false;
+  for (std::size_t i = 0; i < seen.count; ++i) {
+    sync::channel& each = seen.members()[i]->channel;
+    if (!each.in_log() || end <= each.log_limit()) continue;
+    if (each.waits_when_full() && end <= each.log_cursor() + log_.size()) {
+      if (!std::exchange(asked, true)) waits = call.place_in_log(*this, log_.readers());
+      if (waits != nullptr) continue;
+    }
+    left = true;
+    if (leave_log_locked(*seen.members()[i], false) == sync::channel::leaving::left_and_wakes) woken.add(i);
+  }
+  if (left) note_readers();
+  log_waits told;
+  sync::shared_log::claimed got;
+  bool wakes = false;
+  if (log_.readers() > 0) {
+    wakes = log_.claim_locked(request.count, got);
+    if (waits != nullptr) {
+      waits->first = got.first;
+      waits->end = end;
+      waits->waits = true;
+      call.waits_in_log();
+      waits_.push_back(*waits);
+      await_first();
+    }
+  }
+  log_.open();
+  // Those who have left need not be waited for; and a reader that has moved on meanwhile may not have seen that it is awaited.
+  serve_log_locked(told);
+  for (std::size_t i = 0; i < seen.count; ++i)
+    if (!seen.members()[i]->channel.in_log()) others.add(i);
+  lock.unlock();
+  if (got.readers > 0) write_in_log(call, seen, request, got, wakes);
+  told.settle_all();
+  for (std::size_t i = 0; i < seen.count; ++i) {
+    if (!others.has(i)) continue;
+    using leaving = sync::channel::leaving;
+    if (left) after_leaving(*seen.members()[i], woken.has(i) ? leaving::left_and_wakes : leaving::left);
+    call.offer(*seen.members()[i]);
+  }
   leave(seen);
   return call.finish(bus_->time());
 }

@@ -337,6 +337,7 @@ void subscription_core::begin_drain() noexcept {
 }
 
 void subscription_core::release_callers() noexcept {
+  topic_->leave_log(*this);
   sync::waiter_list released;
   channel.release_callers(released);
   released.settle_all();

@@ -11,9 +11,12 @@
 
 namespace penstock::detail {
 
-topic::topic(ref_ptr<bus_core> bus, topic_identity&& made) : identity(std::move(made)), bus_(std::move(bus)) {
+topic::topic(ref_ptr<bus_core> bus, topic_identity&& made)
+    : identity(std::move(made)),
+      bus_(std::move(bus)),
+      log_(identity.in_place ? identity.size : sizeof(void*), !identity.in_place) {
   segments_[0].store(first_slots_);
-  lock_guard lock(m_);
+  lock_guard lock(log_.m);
   current_ = allocate_snapshot(0);
   tail_.store(std::uint64_t{current_->slot} << slot_shift);
 }
@@ -82,7 +85,7 @@ void topic::retire(snapshot& old, std::uint64_t entered) noexcept {
 
 void topic::renew() noexcept {
   try {
-    lock_guard lock(m_);
+    lock_guard lock(log_.m);
     if ((tail_.load() & entered_mask) < renew_after_) return;
     snapshot* made = allocate_snapshot(current_->count);
     for (std::size_t i = 0; i < current_->count; ++i) {
@@ -95,7 +98,7 @@ void topic::renew() noexcept {
 }
 
 void topic::add(subscription_core& member) {
-  lock_guard lock(m_);
+  lock_guard lock(log_.m);
   snapshot* made = allocate_snapshot(current_->count + 1);
   for (std::size_t i = 0; i <= current_->count; ++i) {
     subscription_core* each = i < current_->count ? current_->members()[i] : &member;
@@ -103,32 +106,200 @@ void topic::add(subscription_core& member) {
     made->members()[made->count++] = each;
     each->retain();
   }
+  log_.shut_now();
   make_current(*made);
+  note_readers();
+  log_.open();
 }
 
 ref_ptr<subscription_core> topic::any_member() noexcept {
-  lock_guard lock(m_);
+  lock_guard lock(log_.m);
   for (std::size_t i = 0; i < current_->count; ++i)
     if (!current_->members()[i]->removed) return ref_ptr<subscription_core>::share(current_->members()[i]);
   return {};
 }
 
 void topic::remove(subscription_core& member) noexcept {
-  lock_guard lock(m_);
-  if (member.removed) return;
-  member.removed = true;
-  try {
-    snapshot* made = allocate_snapshot(current_->count);
-    for (std::size_t i = 0; i < current_->count; ++i) {
+  log_waits told;
+  auto left = sync::channel::leaving::not_there;
+  {
+    lock_guard lock(log_.m);
+    if (member.removed) return;
+    member.removed = true;
+    snapshot* made = nullptr;
+    try {
+      made = allocate_snapshot(current_->count);
+    } catch (...) {
+      // No memory for a smaller snapshot: the member stays in this one, where it refuses every offer as not matched, and
+      // is left out of the next.
+    }
+    for (std::size_t i = 0; made != nullptr && i < current_->count; ++i) {
       subscription_core* each = current_->members()[i];
       if (each->removed) continue;
       made->members()[made->count++] = each;
       each->retain();
     }
-    make_current(*made);
-  } catch (...) {
-    // No memory for a smaller snapshot: the member stays in this one, where it refuses every offer as not matched, and
-    // is left out of the next.
+    log_.shut_now();
+    left = leave_log_locked(member, true);
+    if (made != nullptr) make_current(*made);
+    note_readers();
+    log_.open();
+    serve_log_locked(told);
+  }
+  after_leaving(member, left);
+  told.settle_all();
+}
+
+// --- the log -----------------------------------------------------------------------------------------------------------
+
+// After every change. Readers are counted anew: changes are rare, and none is forgotten so.
+void topic::note_readers() noexcept {
+  std::uint32_t readers = 0;
+  std::size_t sharers = 0;
+  for (std::size_t i = 0; i < current_->count; ++i) {
+    const subscription_core& each = *current_->members()[i];
+    if (each.channel.in_log()) ++readers;
+    if (each.channel.may_share() && !each.removed) ++sharers;
+  }
+  sharers_.store(sharers);
+  log_.change(readers, current_->count, log_limit());
+}
+
+std::uint64_t topic::log_limit() noexcept {
+  std::uint64_t limit = std::uint64_t{1} << 62;
+  bool any = false;
+  for (std::size_t i = 0; i < current_->count; ++i) {
+    const sync::channel& each = current_->members()[i]->channel;
+    if (!each.in_log()) continue;
+    any = true;
+    if (each.log_limit() < limit) limit = each.log_limit();
+  }
+  return any ? limit : 0;
+}
+
+std::size_t topic::provide_log() noexcept {
+  std::size_t cells = 0;
+  for (std::size_t i = 0; i < current_->count; ++i)
+    if (const std::size_t wanted = current_->members()[i]->channel.log_cells(); wanted > cells) cells = wanted;
+  return log_.provide(cells);
+}
+
+bool topic::enter_log(subscription_core& member) noexcept {
+  lock_guard lock(log_.m);
+  if (member.removed) return false;
+  if (log_.readers() == 0 && provide_log() == 0) return false;
+  if (member.channel.log_cells() > log_.size()) return false;
+  log_.shut_now();
+  const bool entered = member.channel.enter_log(log_);
+  if (entered) note_readers();
+  log_.open();
+  return entered;
+}
+
+// Who waits for seats of its own in the log stands in its line from now on.
+sync::channel::leaving topic::leave_log_locked(subscription_core& member, bool for_good) noexcept {
+  return member.channel.leave_log(log_, for_good, bus_->forked(), [&](std::uint64_t seated) {
+    log_.m.is_held();
+    for (log_wait* each = waits_.front(); each != nullptr; each = each->next) {
+      if (each->end <= seated) continue;
+      const std::size_t index = each->first < seated ? static_cast<std::size_t>(seated - each->first) : 0;
+      const std::byte* rest = each->events + index * member.channel.payload_bytes();
+      member.channel.stand(each->line_up(*each, member, index), rest, each->end - each->first - index);
+    }
+  });
+}
+
+void topic::after_leaving(subscription_core& member, sync::channel::leaving left) noexcept {
+  if (left == sync::channel::leaving::not_there) return;
+  if (member.channel.wants_service()) member.channel.serve(false);
+  if (left == sync::channel::leaving::left_and_wakes) member.wake();
+}
+
+void topic::leave_log(subscription_core& member) noexcept {
+  if (!member.channel.in_log()) return;
+  log_waits told;
+  auto left = sync::channel::leaving::not_there;
+  {
+    lock_guard lock(log_.m);
+    log_.shut_now();
+    left = leave_log_locked(member, false);
+    if (left != sync::channel::leaving::not_there) note_readers();
+    log_.open();
+    serve_log_locked(told);
+  }
+  after_leaving(member, left);
+  told.settle_all();
+}
+
+void topic::await_first() noexcept {
+  const log_wait* first = waits_.front();
+  log_.await(first != nullptr ? first->end : 0, first != nullptr && first->at_once);
+}
+
+void topic::serve_log_locked(log_waits& told) noexcept {
+  const std::uint64_t limit = log_limit();
+  log_.raise_limit(limit);
+  bool any = false;
+  // In the order of their ends; when nobody reads the log any more, all stand in lines of their own.
+  while (log_wait* first = waits_.front()) {
+    if (log_.readers() > 0 && first->end > limit) break;
+    waits_.remove(*first);
+    first->waits = false;
+    told.push_back(*first);
+    any = true;
+  }
+  if (any) await_first();
+}
+
+void topic::serve_log() noexcept {
+  log_waits told;
+  {
+    lock_guard lock(log_.m);
+    serve_log_locked(told);
+  }
+  told.settle_all();
+}
+
+bool topic::look_at(log_wait& waits) noexcept {
+  lock_guard lock(log_.m);
+  if (!waits.waits) return false;
+  waits.at_once = true;
+  if (waits_.front() == &waits) await_first();
+  const std::uint64_t limit = log_limit();
+  log_.raise_limit(limit);
+  if (waits.end > limit) return false;
+  waits_.remove(waits);
+  waits.waits = false;
+  await_first();
+  return true;
+}
+
+bool topic::take_out(log_wait& waits) noexcept {
+  for (;;) {
+    ref_ptr<subscription_core> full;
+    auto left = sync::channel::leaving::not_there;
+    log_waits told;
+    {
+      lock_guard lock(log_.m);
+      if (!waits.waits) return false;
+      for (std::size_t i = 0; i < current_->count && !full; ++i) {
+        subscription_core& each = *current_->members()[i];
+        if (each.channel.in_log() && each.channel.log_limit() < waits.end) full = ref_ptr<subscription_core>::share(&each);
+      }
+      if (!full) {
+        waits_.remove(waits);
+        waits.waits = false;
+        await_first();
+        return true;
+      }
+      log_.shut_now();
+      left = leave_log_locked(*full, false);
+      note_readers();
+      log_.open();
+      serve_log_locked(told);
+    }
+    after_leaving(*full, left);
+    told.settle_all();
   }
 }
 

@@ -4,8 +4,10 @@
 
 #include "base/mutex.hpp"
 #include "base/ref_count.hpp"
+#include "bus/log_wait.hpp"
 #include "bus/subscription_core.hpp"
 #include "sync/atomic.hpp"
+#include "sync/shared_log.hpp"
 
 #include <penstock/bus/publisher.hpp>
 #include <penstock/bus/topic.hpp>
@@ -15,6 +17,8 @@
 #include <string>
 
 namespace penstock::detail {
+
+class publishing;
 
 /// The members at one version of a topic. Freed by the last publish that entered while it was current.
 struct snapshot {
@@ -44,6 +48,12 @@ struct topic_identity {
 /// addition gives a publish both its place and, exactly at that place, its membership: each subscribe and each leave is
 /// a cut between two publishes. The two halves of the count (here, and `balance`) are a split reference count on the
 /// snapshot. Source: split counts are folklore; see Anthony Williams, "C++ Concurrency in Action", 7.2.4.
+///
+/// Members that can read the topic's log once they have nothing queued (`sync::shared_log`). Then most publishes take one
+/// position in it, and need neither the snapshot nor a seat in each channel. Who finds a reader without a seat goes on
+/// under the log's mutex: a thread that may wait takes its position all the same, for the others are to have the event at once,
+/// and waits in `waits_` until the full ones have begun so much; for any other offer the full ones leave the log, and it goes
+/// on in their own rings.
 class topic final : public ref_counted<topic> {
  public:
   topic(ref_ptr<bus_core> bus, topic_identity&& identity);
@@ -55,7 +65,21 @@ class topic final : public ref_counted<topic> {
 
   /// Throws std::bad_alloc, or std::system_error when 65,535 versions are in use; then nothing has changed.
   void add(subscription_core& member);
+  /// Also from the log, for good.
   void remove(subscription_core& member) noexcept;
+  /// Whether there is anybody to share the log with. Alone, a ring of its own is as good and needs less memory.
+  bool shares() const noexcept { return sharers_.load() > 1; }
+  /// Its consumer, which found nothing: from here on it reads the log, if it may. False: it goes on as it is.
+  bool enter_log(subscription_core& member) noexcept;
+  /// Makes it go on with a ring of its own.
+  void leave_log(subscription_core& member) noexcept;
+  /// Tells those who wait in the log and have their seats by now.
+  void serve_log() noexcept;
+  /// For who waits there, and looks by itself. True: it has its seats, and is not told any more.
+  bool look_at(log_wait& waits) noexcept;
+  /// For who waits there, and gives up: those that have no seats for it leave the log, and it stands in their lines. True: it
+  /// is not told any more.
+  bool take_out(log_wait& waits) noexcept;
   std::size_t members() const noexcept { return member_count_.load(); }
   ref_ptr<subscription_core> any_member() noexcept;
 
@@ -64,6 +88,7 @@ class topic final : public ref_counted<topic> {
 
   const topic_identity identity;
   bus_core& bus() const noexcept { return *bus_; }
+  sync::shared_log& log() noexcept { return log_; }
   std::uint32_t handles = 0;  ///< guarded by the bus's mutex: publishers and subscriptions
   bool kept_is_settled = false;  ///< guarded by the bus's mutex: somebody asked for it, or has subscribed
 
@@ -83,6 +108,11 @@ class topic final : public ref_counted<topic> {
   std::int64_t publish_time(metadata kind) const noexcept;
   [[gnu::noinline]] publish_result publish_from(std::size_t first, snapshot& seen, const publish_request& request,
                                                 std::int64_t published);
+  [[gnu::noinline]] publish_result publish_beside_log(const publish_request& request);
+  [[gnu::noinline]] publish_result publish_locked(const publish_request& request, std::int64_t published);
+  void write_in_log(publishing& call, snapshot& seen, const publish_request& request,
+                    const sync::shared_log::claimed& got, bool wakes) noexcept;
+  [[gnu::noinline]] void wake_readers() noexcept;
   snapshot& enter() noexcept {
     const std::uint64_t entered = tail_.fetch_add(1);
     snapshot& seen = *place(static_cast<std::uint16_t>(entered >> slot_shift))->load();
@@ -94,8 +124,16 @@ class topic final : public ref_counted<topic> {
     // Not below zero before it is retired, so this is zero only for the last one out of a retired snapshot.
     if (seen.balance.fetch_add(1) == -1) free_snapshot(seen);
   }
-  snapshot* allocate_snapshot(std::size_t members) PENSTOCK_REQUIRES(m_);
-  void make_current(snapshot& made) noexcept PENSTOCK_REQUIRES(m_);
+  snapshot& enter_locked() noexcept PENSTOCK_REQUIRES(log_.m) { return tail_.fetch_add(1), *current_; }
+  snapshot* allocate_snapshot(std::size_t members) PENSTOCK_REQUIRES(log_.m);
+  void make_current(snapshot& made) noexcept PENSTOCK_REQUIRES(log_.m);
+  sync::channel::leaving leave_log_locked(subscription_core& member, bool for_good) noexcept PENSTOCK_REQUIRES(log_.m);
+  void note_readers() noexcept PENSTOCK_REQUIRES(log_.m);
+  std::size_t provide_log() noexcept PENSTOCK_REQUIRES(log_.m);
+  std::uint64_t log_limit() noexcept PENSTOCK_REQUIRES(log_.m);
+  void serve_log_locked(log_waits& told) noexcept PENSTOCK_REQUIRES(log_.m);
+  void await_first() noexcept PENSTOCK_REQUIRES(log_.m);
+  static void after_leaving(subscription_core& member, sync::channel::leaving left) noexcept;
   void retire(snapshot& old, std::uint64_t entered) noexcept;
   void free_snapshot(snapshot& dead) noexcept;
   sync::atomic<snapshot*>* place(std::uint16_t slot) noexcept {
@@ -114,8 +152,10 @@ class topic final : public ref_counted<topic> {
   sync::atomic<sync::atomic<snapshot*>*> segments_[segments] = {};
   sync::atomic<snapshot*> first_slots_[first_segment] = {};
 
-  mutex m_;  // protects the membership; taken with no other lock held
-  snapshot* current_ PENSTOCK_GUARDED_BY(m_) = nullptr;
+  sync::atomic<std::size_t> sharers_{0};  // members that may read the log; written under its mutex
+  sync::shared_log log_;  // its mutex protects the membership
+  snapshot* current_ PENSTOCK_GUARDED_BY(log_.m) = nullptr;
+  log_waits waits_ PENSTOCK_GUARDED_BY(log_.m);
 };
 
 }  // namespace penstock::detail

@@ -2,11 +2,7 @@
 // Floor 1, room sync.
 #include "sync/channel.hpp"
 
-#include "sync/parker.hpp"
-#include "sync/processor.hpp"
-
 #include <bit>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -16,9 +12,13 @@ namespace {
 
 constexpr std::size_t round_up(std::size_t bytes, std::size_t to) noexcept { return (bytes + to - 1) / to * to; }
 
-/// Payloads begin 8 bytes into a cell; the consumer copies them to aligned memory before anybody looks at them.
-constexpr std::size_t cell_bytes(std::size_t payload_bytes, bool stamped) noexcept {
-  return round_up(sizeof(std::uint64_t) + payload_bytes, alignof(std::uint64_t)) + (stamped ? sizeof(seat_stamp) : 0);
+/// No log for a channel whose events need more than this: one ring of that size is enough.
+constexpr std::size_t largest_shared = std::size_t{1} << 20;
+
+std::size_t cells_in_log(const channel::config& made) noexcept {
+  const bool may = made.log != nullptr && !made.shared && !made.stamped && made.policy != full_policy::drop_oldest;
+  if (!may || made.capacity > largest_shared / cell_bytes(made.payload_bytes)) return 0;
+  return 2 * std::bit_ceil(made.capacity);
 }
 
 }  // namespace
@@ -26,15 +26,17 @@ constexpr std::size_t cell_bytes(std::size_t payload_bytes, bool stamped) noexce
 channel::channel(const config& made) noexcept
     : capacity_(made.capacity),
       payload_bytes_(made.payload_bytes),
-      stamp_offset_(made.stamped ? static_cast<std::uint32_t>(cell_bytes(made.payload_bytes, false)) : 0),
-      stride_(cell_bytes(made.payload_bytes, made.stamped)),
+      stamp_offset_(made.stamped ? static_cast<std::uint32_t>(cell_bytes(made.payload_bytes)) : 0),
+      stride_(cell_bytes(made.payload_bytes) + (made.stamped ? sizeof(seat_stamp) : 0)),
       mask_(std::bit_ceil(std::uint64_t{made.capacity}) - 1),
       policy_(made.policy),
       shared_(made.shared || made.policy == full_policy::drop_oldest),
       blocks_(made.blocks),
       locked_writes_(made.policy == full_policy::drop_oldest),
       dressed_(made.stamped || made.blocks),
-      listener_(made.listener) {}
+      listener_(made.listener),
+      log_(made.log),
+      log_cells_(cells_in_log(made)) {}
 
 channel::~channel() { std::free(peek(ring_)); }
 
@@ -124,6 +126,11 @@ void channel::offer_slowly(const std::byte* events, std::size_t count, offer_pat
                            std::int64_t published) noexcept {
   outcome.again = false;
   lock_guard lock(m_);
+  outcome.in_log = in_log_.load() != 0;
+  if (outcome.in_log) {
+    outcome.again = true;
+    return;
+  }
   if (phase_.load() != open_phase) {
     outcome.unmatched += count;
     return;
@@ -195,7 +202,7 @@ void channel::offer_slowly(const std::byte* events, std::size_t count, offer_pat
 }
 
 void channel::refresh_locked() noexcept {
-  if (line_.empty() && phase_.load() == open_phase && !locked_writes_ && ring_.load() != nullptr &&
+  if (line_.empty() && phase_.load() == open_phase && !locked_writes_ && ring_.load() != nullptr && in_log_.load() == 0 &&
       (tail_.load() & flag) != 0)
     tail_.fetch_and(~flag);
   const std::uint32_t hint = (line_.empty() ? 0 : hint_line) | (untold_.empty() ? 0 : hint_untold);
@@ -262,7 +269,8 @@ void channel::serve(bool resting) noexcept {
   told.settle_all();
 }
 
-bool channel::ready() const noexcept {
+bool channel::ready() noexcept {
+  if (in_log()) return log_->written(head_ + shift_);
   std::byte* ring = ring_.load();
   const std::uint64_t head = begun_.load() & ~flag;
   return ring != nullptr && at(ring, head).seq.load() == head + 1;
@@ -288,6 +296,7 @@ take_status channel::take_shared(std::byte* out, std::uint64_t& sequence, seat_s
 }
 
 bool channel::try_sleep() noexcept {
+  if (in_log()) return sleep_in_log();
   const std::uint64_t begun = begun_.load() & ~flag;
   std::uint64_t word = tail_.load();
   do {
@@ -298,18 +307,16 @@ bool channel::try_sleep() noexcept {
 
 bool channel::await_writer() noexcept {
   if (!unwritten()) return false;
-  await_cell(ring_.load(), begun_.load() & ~flag);
+  if (in_log())
+    await_cell(log_->at(head_ + shift_), head_ + shift_);
+  else
+    await_cell(at(ring_.load(), begun_.load() & ~flag), begun_.load() & ~flag);
   return true;
 }
 
-void channel::await_cell(std::byte* ring, std::uint64_t position) noexcept {
-  constexpr int looks = 40;  // 25 to 45 ns each
-  const atomic<std::uint64_t>& seq = at(ring, position).seq;
-  for (int look = 0; look < looks; ++look) {
-    if (seq.load(std::memory_order_acquire) == position + 1) return;
-    relax();
-  }
-  nap(std::chrono::microseconds(50));
+bool channel::unwritten() noexcept {
+  if (in_log()) return log_->position() != head_ + shift_ && !ready();
+  return ring_.load() != nullptr && (tail_.load() & position_mask) != (begun_.load() & ~flag) && !ready();
 }
 
 channel::withdrawal channel::withdraw(waiter& place, errc why) noexcept {
@@ -392,7 +399,7 @@ void channel::discard_queued(bool forked) noexcept {
   const std::uint64_t last = tail_.load() & position_mask;
   for (std::uint64_t position = first; position != last; ++position) {
     const auto written = [&] { return at(ring, position).seq.load(std::memory_order_acquire) == position + 1; };
-    while (!forked && !written()) await_cell(ring, position);
+    while (!forked && !written()) await_cell(at(ring, position), position);
     if (written()) discard(ring, position);
   }
 }
@@ -411,9 +418,100 @@ std::size_t channel::line(place_in_line* places, std::size_t room) noexcept {
   return found;
 }
 
-channel_counts channel::counts() noexcept {
-  channel_counts result;
+// --- the log -----------------------------------------------------------------------------------------------------------
+
+bool channel::enter_log(shared_log& log) noexcept {
   lock_guard lock(m_);
+  if (barred_ || phase_.load() != open_phase || ring_.load() == nullptr || !line_.empty() || !untold_.empty()) return false;
+  std::uint64_t word = tail_.load();
+  do {
+    if (word != head_) return false;  // also if it is slow
+  } while (!tail_.compare_exchange_weak(word, word | flag));
+  shift_ = log.position_locked() - head_;
+  looked_at_ = 0;
+  in_log_.store(1);
+  return true;
+}
+
+// Copies out what has a seat; gives the position where that ends. No new copies are made by the consumer meanwhile, for that
+// takes m_; what it has in hand has a seat, for the limit only grows.
+std::uint64_t channel::move_out(shared_log& log, std::uint64_t end, bool forked) noexcept {
+  const std::uint64_t first = begun_.load() + shift_;
+  const std::uint64_t seated = end - first > capacity_ ? first + capacity_ : end;
+  std::byte* const ring = ring_.load();
+  for (std::uint64_t position = first; position != end; ++position) {
+    while (!forked && !log.written(position)) await_cell(log.at(position), position);
+    if (!log.written(position)) continue;
+    cell& from = log.at(position);
+    if (position - first < seated - first) {
+      cell& to = at(ring, position - shift_);
+      copy_payload(to.payload(), from.payload());
+      to.seq.store(position - shift_ + 1, std::memory_order_release);
+    } else if (blocks_) {
+      log.let_go(position);  // who waits for the seat has the event
+    }
+  }
+  tail_.store((seated - shift_) | flag);
+  in_log_.store(0);
+  return seated;
+}
+
+// After in_log_ was lowered: a consumer that is going to sleep sees that, or is found here. If it has nothing to do it goes on
+// sleeping, with its token in this channel's own word.
+bool channel::take_over_sleeper() noexcept {
+  if (!claim_log_sleeper()) return false;
+  if ((tail_.load() & position_mask) != begun_.load() || !line_.empty()) return true;
+  tail_.fetch_or(idle);
+  return false;
+}
+
+void channel::stand(waiter& place, const std::byte* events, std::size_t count) noexcept {
+  m_.is_held();
+  hint_.fetch_or(hint_line);
+  place.line = this;
+  place.events = events;
+  place.remaining = count;
+  place.admitted = 0;
+  place.why = errc::none;
+  place.state = waiter_state::waiting;
+  pending_ += count;
+  line_.push_back(place);
+}
+
+std::size_t channel::look_ahead(std::byte* out, std::size_t stride, std::size_t most) noexcept {
+  lock_guard lock(m_);
+  if (in_log_.load() == 0) return 0;
+  if (most > capacity_) most = capacity_;
+  std::size_t found = 0;
+  for (std::uint64_t position = head_ + shift_; found < most && log_->written(position); ++found, ++position)
+    copy_payload(out + found * stride, log_->at(position).payload());
+  return found;
+}
+
+bool channel::sleep_in_log() noexcept {
+  asleep_.store(1);
+  // The channel may leave meanwhile: whoever makes it leave lowers in_log_, then looks whether a consumer sleeps.
+  if (in_log() && log_->sleep(head_ + shift_)) return true;
+  return asleep_.exchange(0) == 0;
+}
+
+channel_counts channel::counts() noexcept {
+  if (in_log()) {
+    lock_guard log_lock(log_->m);
+    lock_guard lock(m_);
+    channel_counts result = counts_locked();
+    if (in_log_.load() == 0) return result;
+    const std::uint64_t end = log_->position_locked() - shift_;
+    result.pending = end - result.begun > capacity_ ? end - result.begun - capacity_ : 0;
+    result.tail = end - result.pending;
+    return result;
+  }
+  lock_guard lock(m_);
+  return counts_locked();
+}
+
+channel_counts channel::counts_locked() noexcept {
+  channel_counts result;
   result.evicted = evicted_;
   result.begun = begun_.load();
   if ((result.begun & flag) != 0) result.begun = stopped_begun_;

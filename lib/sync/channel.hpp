@@ -4,6 +4,8 @@
 
 #include "base/mutex.hpp"
 #include "sync/atomic.hpp"
+#include "sync/cell.hpp"
+#include "sync/shared_log.hpp"
 #include "sync/waiter.hpp"
 
 #include <penstock/sync/event_block.hpp>
@@ -34,6 +36,7 @@ struct offer_outcome {
   bool evicted = false;        ///< `evicted_event` was pushed out and belongs to the caller
   bool again = false;          ///< not all were decided; call again (one eviction at a time)
   bool wake = false;           ///< an idle consumer was claimed: the caller must schedule it
+  bool in_log = false;         ///< nothing was decided: the channel reads the log. Make it leave, and call again
 };
 
 /// What a seat remembers besides its event, where the topic keeps that.
@@ -100,6 +103,7 @@ class channel {
     bool blocks = false;  ///< payloads are pointers to event blocks; each seat owns a reference
     bool stamped = false;  ///< each seat has room for a stamp
     discard_listener listener{};
+    shared_log* log = nullptr;  ///< the topic's; outlives the channel
   };
 
   explicit channel(const config& made) noexcept;
@@ -143,11 +147,28 @@ class channel {
       return stopped_.load() != 0 ? take_status::stopped : take_status::empty;
     copy_payload(out, next.payload());
     read_stamp(next, stamp);
+    return begin(sequence);
+  }
+  /// Consumer of a channel that reads the log: copies as many of the next events as there are, at most `most`, each `stride`
+  /// bytes after the one before. Frees nothing. 0: there is none, or the channel has left the log. Cost: a lock.
+  std::size_t look_ahead(std::byte* out, std::size_t stride, std::size_t most) noexcept;
+  /// Consumer: frees the seat of the next event, whose copy it has. It stays the next one if the channel leaves the log.
+  take_status begin(std::uint64_t& sequence) noexcept {
     if ((begun_.fetch_add(1) & flag) != 0) return take_status::stopped;  // invariant 4: it belongs to the stopper
     sequence = ++head_;
     const std::uint32_t hint = hint_.load();
     if (hint != 0 && (hint != hint_untold || head_ >= tell_from_)) serve(false);
     return take_status::taken;
+  }
+  /// Consumer of a channel that reads the log, after `begin`: whether somebody waits in the log who may be told now.
+  bool wants_log_service() noexcept {
+    const std::uint64_t awaited = log_->awaited();
+    if (awaited == 0 || awaited == looked_at_) return false;
+    // As for an own line: told when half the seats are free, so that one wake-up serves many events.
+    const std::uint64_t margin = (awaited & 1) != 0 ? capacity_ : capacity_ / 2;
+    if (head_ + shift_ + margin < awaited / 2) return false;
+    looked_at_ = awaited;
+    return true;
   }
   /// Consumer: looks for waiters to admit and to tell. `resting`: it is about to rest, tell all.
   void serve(bool resting) noexcept;
@@ -160,13 +181,49 @@ class channel {
   /// this has waited for it: looked for about a microsecond, and napped for 50 at most.
   bool await_writer() noexcept;
   /// Whether `await_writer` would wait.
-  bool unwritten() const noexcept {
-    return ring_.load() != nullptr && (tail_.load() & position_mask) != (begun_.load() & ~flag) && !ready();
-  }
+  bool unwritten() noexcept;
   /// Whether an event is ready to be taken; exact for the consumer only.
-  bool ready() const noexcept;
+  bool ready() noexcept;
   /// Claims a sleeping consumer; true: the caller must schedule it.
   bool claim_sleeper() noexcept { return (tail_.load() & idle) != 0 && (tail_.fetch_and(~idle) & idle) != 0; }
+
+  // The log. A channel enters it in its consumer's turn, when it has nothing queued, and leaves it when it is to do what the log
+  // cannot: refuse, drop, put in line, end. Then what it has not begun is copied to its own ring, at the same places.
+
+  /// Whether it may read a log at all.
+  bool may_share() const noexcept { return log_cells_ != 0; }
+  /// How many cells a log must have to serve it: twice its own, so that others may go on while it is full.
+  std::size_t log_cells() const noexcept { return log_cells_; }
+  /// Whether it reads the log. Only the consumer makes it so.
+  bool in_log() const noexcept { return in_log_.load() != 0; }
+  /// Consumer that found nothing, while the log is shut. False: there is something after all, or it has begun to end.
+  bool enter_log(shared_log& log) noexcept PENSTOCK_REQUIRES(log.m);
+  enum class leaving : std::uint8_t {
+    not_there,
+    left,            ///< then `serve` is to be called if `wants_service`
+    left_and_wakes,  ///< also, a consumer that slept in the log was claimed: the caller must schedule it
+  };
+  /// While the log is shut. `for_good`: it will not enter again. `line_up(position)` is called under both mutexes when publishes
+  /// wait for seats from that position on: puts each of them in line with `stand`.
+  template <class LineUp>
+  leaving leave_log(shared_log& log, bool for_good, bool forked, LineUp&& line_up) noexcept PENSTOCK_REQUIRES(log.m) {
+    lock_guard lock(m_);
+    if (for_good) barred_ = true;
+    if (in_log_.load() == 0) return leaving::not_there;
+    const std::uint64_t end = log.position_locked();
+    const std::uint64_t seated = move_out(log, end, forked);
+    if (seated != end) line_up(seated);
+    const bool wakes = take_over_sleeper();
+    refresh_locked();
+    return wakes ? leaving::left_and_wakes : leaving::left;
+  }
+  /// For `line_up`.
+  void stand(waiter& place, const std::byte* events, std::size_t count) noexcept;
+  /// A consumer that sleeps in the log; true: the caller must schedule it.
+  bool claim_log_sleeper() noexcept { return asleep_.load() != 0 && asleep_.exchange(0) != 0; }
+  /// The first position of the log that it has no seat for; and its cursor there. For the holder of the log's mutex.
+  std::uint64_t log_limit() const noexcept { return log_cursor() + capacity_; }
+  std::uint64_t log_cursor() const noexcept { return begun_.load() + shift_; }
 
   /// Takes the waiter out of the line: it is settled by the caller then. False: it has been decided, `settle` comes or came;
   /// or it was admitted and untold: then it is settled now, with `why` none.
@@ -219,12 +276,6 @@ class channel {
   static constexpr std::uint32_t draining_phase = 1;
   static constexpr std::uint32_t stopped_phase = 2;
 
-  struct cell {
-    atomic<std::uint64_t> seq;
-    std::byte* payload() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
-  };
-  static_assert(sizeof(cell) == sizeof(std::uint64_t));
-
   cell& at(std::byte* ring, std::uint64_t position) const noexcept {
     return *reinterpret_cast<cell*>(ring + (position & mask_) * stride_);
   }
@@ -257,45 +308,22 @@ class channel {
     }
   }
 
-  /// Copies of a size that the compiler knows are a few instructions; others are a call.
-  void copy_payload(std::byte* to, const std::byte* from) const noexcept {
-    if (payload_bytes_ == 64)
-      std::memcpy(to, from, 64);
-    else if (payload_bytes_ == sizeof(void*))
-      std::memcpy(to, from, sizeof(void*));
-    else
-      std::memcpy(to, from, payload_bytes_);
-  }
-  /// The same from an event that has just been made, member by member. A load that is wider than the store before it waits
-  /// until the store has left the processor, and so until all that came before have: so it goes by words, and the compiler
-  /// may not make one load of two.
-  void copy_fresh(std::byte* to, const std::byte* from) const noexcept {
-    std::size_t done = 0;
-    if (payload_bytes_ == 64) {
-      for (; done < 64; done += sizeof(word)) copy_word(to + done, from + done);
-      return;
-    }
-    for (; done + sizeof(word) <= payload_bytes_; done += sizeof(word)) copy_word(to + done, from + done);
-    for (; done < payload_bytes_; ++done) to[done] = from[done];
-  }
-  using word [[gnu::may_alias, gnu::aligned(1)]] = std::uint64_t;
-  static void copy_word(std::byte* to, const std::byte* from) noexcept {
-    const word each = *reinterpret_cast<const volatile word*>(from);
-    *reinterpret_cast<word*>(to) = each;
-  }
+  void copy_payload(std::byte* to, const std::byte* from) const noexcept { sync::copy_payload(to, from, payload_bytes_); }
   /// The head cell of the span is written last: a consumer that finds it finds the whole span behind it.
   void write(std::byte* ring, std::uint64_t first, const std::byte* events, std::size_t count,
              std::int64_t published) noexcept {
     for (std::size_t i = count; i-- > 0;) {
       cell& target = at(ring, first + i);
-      copy_fresh(target.payload(), events + i * payload_bytes_);
+      copy_fresh(target.payload(), events + i * payload_bytes_, payload_bytes_);
       if (dressed_) dress(target, published);
       // release: pairs with the acquire in take; without it a torn event is seen (test: "a span is handled in order").
       target.seq.store(first + i + 1, std::memory_order_release);
     }
   }
-  /// Waits until the event at that position is written, though not for longer than a nap.
-  void await_cell(std::byte* ring, std::uint64_t position) noexcept;
+  bool sleep_in_log() noexcept;
+  bool take_over_sleeper() noexcept PENSTOCK_REQUIRES(m_);
+  std::uint64_t move_out(shared_log& log, std::uint64_t end, bool forked) noexcept PENSTOCK_REQUIRES(m_, log.m);
+  channel_counts counts_locked() noexcept PENSTOCK_REQUIRES(m_);
   void dress(cell& target, std::int64_t published) const noexcept;
   void read_stamp(cell& from, seat_stamp* to) const noexcept {
     if (stamp_offset_ != 0 && to != nullptr)
@@ -323,6 +351,8 @@ class channel {
   const bool locked_writes_;
   const bool dressed_;  // cells hold more than the event, or own what they point to
   const discard_listener listener_;
+  shared_log* const log_;
+  const std::size_t log_cells_;  // 0: it reads no log
   atomic<std::byte*> ring_{nullptr};
   atomic<std::uint32_t> stopped_{0};
   atomic<std::uint32_t> phase_{open_phase};
@@ -335,6 +365,10 @@ class channel {
   alignas(64) atomic<std::uint64_t> begun_{0};
   std::uint64_t head_ = 0;        // begun without the flag; the consumer's own
   std::uint64_t tell_from_ = 0;   // untold waiters are told when begun reaches this
+  std::uint64_t shift_ = 0;       // in the log: from an own position to the log's; written by the consumer, under both mutexes
+  std::uint64_t looked_at_ = 0;   // what `awaited` was when this consumer last served the log
+  atomic<std::uint32_t> in_log_{0};  // raised by the consumer, under both mutexes; lowered under both
+  atomic<std::uint32_t> asleep_{0};  // in the log
 
   // Both, rarely.
   alignas(64) atomic<std::uint32_t> hint_{0};
@@ -345,6 +379,7 @@ class channel {
   std::uint64_t stopped_begun_ PENSTOCK_GUARDED_BY(m_) = 0;
   std::uint64_t evicted_ PENSTOCK_GUARDED_BY(m_) = 0;
   std::uint64_t pending_ PENSTOCK_GUARDED_BY(m_) = 0;
+  bool barred_ PENSTOCK_GUARDED_BY(m_) = false;  // from the log
 
   /// One line: [0] the dropped, then the rejected by errc.
   alignas(64) atomic<std::uint64_t> refused_[8] = {};

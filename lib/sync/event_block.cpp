@@ -39,7 +39,9 @@ void* allocate_block(const payload_type& type) noexcept {
 
 void free_raw_block(void* payload) noexcept { std::free(header_of(payload)->memory); }
 
-void retain_block(void* payload) noexcept { header_of(payload)->references.fetch_add(1, std::memory_order_relaxed); }
+void retain_block(void* payload, std::uint64_t references) noexcept {
+  header_of(payload)->references.fetch_add(references, std::memory_order_relaxed);
+}
 
 void release_block(void* payload) noexcept {
   block_header* header = header_of(payload);

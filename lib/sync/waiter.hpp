@@ -44,33 +44,37 @@ struct waiter {
   void (*settle)(waiter&) noexcept = nullptr;
 };
 
-/// A doubly linked list of waiters, first in first out. Guarded by the channel's mutex, or private to one thread.
-class waiter_list {
+/// A doubly linked list of those who wait to be settled, first in first out. Guarded by the mutex of where they wait, or private
+/// to one thread.
+template <class Node>
+class settle_list {
  public:
   bool empty() const noexcept { return first_ == nullptr; }
-  waiter* front() const noexcept { return first_; }
-  void push_back(waiter& node) noexcept {
+  Node* front() const noexcept { return first_; }
+  void push_back(Node& node) noexcept {
     node.next = nullptr;
     node.previous = last_;
     (last_ != nullptr ? last_->next : first_) = &node;
     last_ = &node;
   }
-  void remove(waiter& node) noexcept {
+  void remove(Node& node) noexcept {
     (node.previous != nullptr ? node.previous->next : first_) = node.next;
     (node.next != nullptr ? node.next->previous : last_) = node.previous;
     node.next = node.previous = nullptr;
   }
   /// Settles each node; a node may vanish as soon as it has been told.
   void settle_all() noexcept {
-    while (waiter* node = first_) {
+    while (Node* node = first_) {
       remove(*node);
       node->settle(*node);
     }
   }
 
  private:
-  waiter* first_ = nullptr;
-  waiter* last_ = nullptr;
+  Node* first_ = nullptr;
+  Node* last_ = nullptr;
 };
+
+using waiter_list = settle_list<waiter>;
 
 }  // namespace penstock::sync

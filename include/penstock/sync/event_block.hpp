@@ -5,6 +5,7 @@
 #include <penstock/base/export.hpp>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace penstock::detail {
 
@@ -24,7 +25,7 @@ inline constexpr std::size_t largest_in_place_align = 16;
 PENSTOCK_API void* allocate_block(const payload_type& type) noexcept;
 /// Frees a block whose payload was never constructed.
 PENSTOCK_API void free_raw_block(void* payload) noexcept;
-PENSTOCK_API void retain_block(void* payload) noexcept;
+PENSTOCK_API void retain_block(void* payload, std::uint64_t references = 1) noexcept;
 /// Drops a reference; the last one destroys the payload and frees the memory.
 PENSTOCK_API void release_block(void* payload) noexcept;
 
