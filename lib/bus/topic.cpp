@@ -161,6 +161,9 @@ void topic::note_readers() noexcept {
     if (each.channel.in_log()) ++readers;
     if (each.channel.may_share() && !each.removed) ++sharers;
   }
+#if defined(PENSTOCK_OWN_RINGS)
+  sharers = 0;  // for tests: nobody shares, and everything is decided in the channels' own rings
+#endif
   sharers_.store(sharers);
   log_.change(readers, current_->count, log_limit());
 }
@@ -172,7 +175,8 @@ std::uint64_t topic::log_limit() noexcept {
     const sync::channel& each = current_->members()[i]->channel;
     if (!each.in_log()) continue;
     any = true;
-    if (each.log_limit() < limit) limit = each.log_limit();
+    const std::uint64_t own = each.log_limit();  // once: it moves
+    if (own < limit) limit = own;
   }
   return any ? limit : 0;
 }

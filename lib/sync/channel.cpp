@@ -489,10 +489,13 @@ std::size_t channel::look_ahead(std::byte* out, std::size_t stride, std::size_t 
 }
 
 bool channel::sleep_in_log() noexcept {
-  asleep_.store(1);
-  // The channel may leave meanwhile: whoever makes it leave lowers in_log_, then looks whether a consumer sleeps.
-  if (in_log() && log_->sleep(head_ + shift_)) return true;
-  return asleep_.exchange(0) == 0;
+  const std::uint64_t cursor = head_ + shift_;
+  std::uint64_t mine = ++sleeps_;
+  asleep_.store(mine);
+  // From here on the consumer may be somebody else's: nothing that is its own is looked at any more. The channel may leave
+  // meanwhile: whoever makes it leave lowers in_log_, then looks whether a consumer sleeps.
+  if (in_log() && log_->sleep(cursor)) return true;
+  return !asleep_.compare_exchange_strong(mine, 0);
 }
 
 channel_counts channel::counts() noexcept {

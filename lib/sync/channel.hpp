@@ -368,7 +368,8 @@ class channel {
   std::uint64_t shift_ = 0;       // in the log: from an own position to the log's; written by the consumer, under both mutexes
   std::uint64_t looked_at_ = 0;   // what `awaited` was when this consumer last served the log
   atomic<std::uint32_t> in_log_{0};  // raised by the consumer, under both mutexes; lowered under both
-  atomic<std::uint32_t> asleep_{0};  // in the log
+  std::uint64_t sleeps_ = 0;         // how often it has gone to sleep in the log
+  atomic<std::uint64_t> asleep_{0};  // which of these times it sleeps there, or 0: whoever clears it has the consumer
 
   // Both, rarely.
   alignas(64) atomic<std::uint32_t> hint_{0};
