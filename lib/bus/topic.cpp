@@ -172,7 +172,8 @@ std::uint64_t topic::log_limit() noexcept {
     const sync::channel& each = current_->members()[i]->channel;
     if (!each.in_log()) continue;
     any = true;
-    if (each.log_limit() < limit) limit = each.log_limit();
+    const std::uint64_t of_this = each.log_limit();  // once: it grows meanwhile
+    if (of_this < limit) limit = of_this;
   }
   return any ? limit : 0;
 }
