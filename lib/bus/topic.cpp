@@ -215,8 +215,13 @@ sync::channel::leaving topic::leave_log_locked(subscription_core& member, bool f
 
 void topic::after_leaving(subscription_core& member, sync::channel::leaving left) noexcept {
   if (left == sync::channel::leaving::not_there) return;
-  if (member.channel.wants_service()) member.channel.serve(false);
-  if (left == sync::channel::leaving::left_and_wakes) member.wake();
+  bool wakes = left == sync::channel::leaving::left_and_wakes;
+  if (member.channel.wants_service()) {
+    member.channel.serve(false);
+    // Its consumer may have looked for waiters before they stood in line, and have gone to sleep before they were seated.
+    if (member.channel.claim_sleeper()) wakes = true;
+  }
+  if (wakes) member.wake();
 }
 
 void topic::leave_log(subscription_core& member) noexcept {

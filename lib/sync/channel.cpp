@@ -499,18 +499,18 @@ bool channel::sleep_in_log() noexcept {
 }
 
 channel_counts channel::counts() noexcept {
-  if (in_log()) {
-    lock_guard log_lock(log_->m);
+  if (!in_log()) {
     lock_guard lock(m_);
-    channel_counts result = counts_locked();
-    if (in_log_.load() == 0) return result;
-    const std::uint64_t end = log_->position_locked() - shift_;
-    result.pending = end - result.begun > capacity_ ? end - result.begun - capacity_ : 0;
-    result.tail = end - result.pending;
-    return result;
+    if (in_log_.load() == 0) return counts_locked();
   }
+  lock_guard log_lock(log_->m);
   lock_guard lock(m_);
-  return counts_locked();
+  channel_counts result = counts_locked();
+  if (in_log_.load() == 0) return result;
+  const std::uint64_t end = log_->position_locked() - shift_;
+  result.pending = end - result.begun > capacity_ ? end - result.begun - capacity_ : 0;
+  result.tail = end - result.pending;
+  return result;
 }
 
 channel_counts channel::counts_locked() noexcept {
