@@ -184,6 +184,7 @@ lane::turn_end lane::drain_as(unsigned budget) {
   alignas(largest_in_place_align) std::byte near_slots[most_ahead][largest_in_place];
   std::size_t ahead = 0;       // copies in hand
   std::size_t next_ahead = 0;  // the first of them
+  bool in_log = owner.channel.in_log();  // looked at again when there is no copy in hand
   call near_info = call_access::make(owner.name, owner.stop_);
   const bool is_long = !Plain && long_;
   std::byte* slot = is_long ? long_->slot : near_slots[0];
@@ -213,13 +214,17 @@ lane::turn_end lane::drain_as(unsigned budget) {
     std::uint64_t sequence = 0;
     sync::seat_stamp stamp;
     sync::take_status status = sync::take_status::empty;
-    const bool in_log = ahead > 0 || owner.channel.in_log();
     if (!in_log) {
       status = owner.channel.take(slot, sequence, Plain ? nullptr : &stamp);
     } else {
       if (ahead == 0) {
-        ahead = owner.channel.look_ahead(slot = is_long ? slot : near_slots[0], largest_in_place, most_ahead);
+        if (!is_long) slot = near_slots[0];
+        ahead = owner.channel.look_ahead(slot, largest_in_place, most_ahead);
         next_ahead = 0;
+        if (ahead == 0 && !owner.channel.in_log()) {  // somebody made it leave
+          in_log = false;
+          continue;
+        }
       }
       if (ahead > 0) {
         --ahead;
@@ -234,8 +239,11 @@ lane::turn_end lane::drain_as(unsigned budget) {
         owner.channel.serve(true);
         if (owner.channel.ready()) continue;
       }
+      if (!in_log && owner.channel.may_share() && owner.topic_->shares()) {
+        in_log = owner.topic_->enter_log(owner);
+        if (in_log) continue;
+      }
       if (std::exchange(worked, false)) {
-        if (!in_log && owner.channel.may_share() && owner.topic_->shares() && owner.topic_->enter_log(owner)) continue;
         const scheduler::when_empty next = owner.pool->after_work();
         if (next == scheduler::when_empty::yield) return turn_end::yielded;
         if (next == scheduler::when_empty::look_again && linger()) continue;
