@@ -151,7 +151,6 @@ bool ready_list::next_posted(sleeper& self) noexcept {
   std::uint64_t seen = posted_.load(std::memory_order_relaxed);
   while (seen >= one && (seen & closed) == 0) {
     if (!posted_.compare_exchange_weak(seen, seen - one)) continue;
-    // Relaxed: who asks for a stack gets its answer from this thread, and so sees what it wrote before.
     self.turn.store(turn, std::memory_order_relaxed);
     return true;
   }
@@ -172,7 +171,7 @@ ready_list::ready ready_list::next(sleeper& self) {
     bool rings = false;
     {
       lock_guard lock(m_);
-      self.turn.store(0);
+      self.turn.store(0, std::memory_order_relaxed);
       const word given = lookout ? close_locked() : spent;
       const bool given_lane = given > posted;
       if (self.called_at != no_deadline) {
@@ -204,7 +203,7 @@ ready_list::ready ready_list::next(sleeper& self) {
       lookout = false;
       if (takes) {
         posted_turn_ = found.kind == what::lane;
-        self.turn.store(++turns_ * turns_apart);
+        self.turn.store(++turns_ * turns_apart, std::memory_order_relaxed);
         self.runs = found.lane;
         rings = rings_.load(std::memory_order_relaxed);
         if (rings) rings_.store(false);

@@ -43,9 +43,9 @@ namespace penstock::exec {
 /// `attention_` is odd while lanes are in the list, even while none is, and one more at each change. Written under the
 /// mutex.
 ///
-/// `posted_` counts the posted items in the list, by `one`; its lowest bit is set by `stop`. Adding to it tells whether it
-/// was 0 and whether the list has stopped; so posting takes the mutex only when there was nothing, and a worker that has
-/// run a posted item takes the next one without it.
+/// `posted_` counts the posted items in the list, by `one`; its lowest bit is set by `stop`. Adding to it tells
+/// whether it was 0 and whether the list has stopped; so posting takes the mutex only when there was nothing, and a
+/// worker that has run a posted item takes the next one without it.
 ///
 /// Invariants, under the mutex:
 /// 1. If anything is in the list, then a worker is looking (it will take something, and then call another if more is
@@ -56,15 +56,15 @@ namespace penstock::exec {
 ///    word can be `open`. What then stands in it, the lookout takes; if nothing, the exchange that says so closes it.
 ///    So nothing is given to somebody who has gone.
 /// 3. Lanes are first in, first out: who gives a lane directly has seen `attention_` even after all that was pushed
-///    before it (a relaxed load does not miss what happened before it). So no older lane is in the list, and the lookout
-///    takes what it was given first.
+///    before it (a relaxed load does not miss what happened before it). So no older lane is in the list, and the
+///    lookout takes what it was given first.
 /// 4. After `stop` no word is `open`: the lookout puts what it was given back, in front.
 ///
-/// Who wakes whom. `push`, and `push_posted` when nothing is posted, give, or call the lookout, or wake the worker that
-/// slept last, unless somebody looks. A worker that has taken something does the same if more is left. `push_within` is for a worker in
-/// the middle of a turn: it will probably take the lane itself in a moment, on the core that has it in its cache, so
-/// the lookout is not called. It sees `attention_` stay the same odd number between two glances, `patience` apart, and
-/// helps. With no lookout a sleeper is woken as ever.
+/// Who wakes whom. `push`, and `push_posted` when nothing is posted, give, or call the lookout, or wake the worker
+/// that slept last, unless somebody looks. A worker that has taken something does the same if more is left.
+/// `push_within` is for a worker in the middle of a turn: it will probably take the lane itself in a moment, on the
+/// core that has it in its cache, so the lookout is not called. It sees `attention_` stay the same odd number between
+/// two glances, `patience` apart, and helps. With no lookout a sleeper is woken as ever.
 ///
 /// Bounds: the time of a look, by the pool's clock, which is read every 16th time. It also shows when the lookout did
 /// not have its processor for `lost_after`: then it stops looking, for others need the core.
@@ -82,8 +82,9 @@ class ready_list {
     sleeper* next_enlisted = nullptr;
     unsigned index = 0;
     pid_t thread = 0;
-    /// 0: it runs nothing. Written by the worker: from 0 and to 0 under the mutex, from one posted item to the next
-    /// without.
+    /// 0: it runs nothing. Written by the worker, relaxed: from 0 and to 0 under the mutex, and from one posted item
+    /// to the next without; who asks it for a stack gets the answer from this thread, and so sees what it wrote
+    /// before.
     sync::atomic<std::uint64_t> turn{0};
   };
   enum class what : std::uint8_t { lane, posted, stopped };

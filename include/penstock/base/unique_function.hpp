@@ -14,9 +14,9 @@ class unique_function;
 
 /// Owns one callable of any type, also a move-only one. Empty when default-constructed.
 /// Moving one runs no code of the callable's: it is a copy of bytes, or of a pointer.
-/// Cost: no allocation to build from a trivially copyable callable of up to 48 bytes (a lambda that captures references,
-/// pointers and numbers), which lies inside and moves along; one for any other, which stays where it is. A call through a
-/// pointer.
+/// Cost: no allocation to build from a trivially copyable callable of up to 48 bytes (a lambda that captures
+/// references, pointers and numbers), which lies inside and moves along; one for any other, which stays where it is.
+/// A call through a pointer.
 template <class Result, class... Args>
 class unique_function<Result(Args...)> {
  public:
