@@ -32,7 +32,8 @@ class pool_core final : public detail::watched_pool, public std::enable_shared_f
   /// Throws std::system_error, or what the start hook threw; then no thread is left.
   void start_workers();
   unsigned stop(steady_time deadline) noexcept;
-  errc post(unique_function<void()> work) noexcept;
+  /// Takes `work` unless it fails.
+  errc post(unique_function<void()>& work) noexcept;
   /// After the list has stopped: tells what is left that nobody will run it.
   void drop_left() noexcept;
   /// Throws std::bad_alloc.
@@ -62,7 +63,7 @@ class pool_core final : public detail::watched_pool, public std::enable_shared_f
   };
   void start_one(unsigned index);
   void run_worker(worker& self);
-  void run_posted();
+  void run_posted(worker& self);
   void worker_lost(worker& self) noexcept;
   void report(const failure& record) noexcept;
   void tell_left_out(std::uint64_t count) const noexcept;

@@ -8,7 +8,8 @@
 
 namespace penstock::exec {
 
-/// An unbounded queue of closures. Order: per producer only, and not promised. Threads: thread-safe.
+/// An unbounded queue of closures, which anybody may take: up to sixteen of them, taken in one go, lie ready for
+/// whoever comes next, whichever worker took them. Order: per producer only, and not promised. Threads: thread-safe.
 class posted_queue {
  public:
   posted_queue();

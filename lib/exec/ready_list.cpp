@@ -54,10 +54,10 @@ bool ready_list::give(word what) noexcept {
   return lookout_.compare_exchange_strong(seen, what);
 }
 
-// The list has become empty, or is so no more.
+// Lanes are in the list, or are so no more.
 void ready_list::tell_locked() noexcept {
   const std::uint32_t now = attention_.load(std::memory_order_relaxed);
-  if (((now & 1) != 0) != anything_locked()) attention_.store(now + 1, std::memory_order_relaxed);
+  if (((now & 1) != 0) != (first_ != nullptr)) attention_.store(now + 1, std::memory_order_relaxed);
 }
 
 void ready_list::append_locked(runnable& lane) noexcept {
@@ -102,13 +102,16 @@ bool ready_list::push_within(runnable& lane) noexcept {
 
 bool ready_list::push_posted() noexcept {
   if (give(posted)) return true;
+  const std::uint64_t before = posted_.fetch_add(one);
+  if ((before & closed) != 0) {
+    posted_.fetch_sub(one);
+    return false;
+  }
+  if (before >= one) return true;  // somebody knows of those that are there, and finds this one behind them
   sleeper* chosen = nullptr;
   {
     lock_guard lock(m_);
-    if (stopping_) return false;
-    ++posted_;
-    tell_locked();
-    chosen = call_locked();
+    if (posted_.load() >= one) chosen = call_locked();  // else it has been taken meanwhile
   }
   wake_measured(chosen);
   return true;
@@ -117,18 +120,41 @@ bool ready_list::push_posted() noexcept {
 // --- what is taken out ------------------------------------------------------------------------------------------------
 
 // Lanes and posted work take turns, so that neither starves the other.
-void ready_list::take_locked(ready& found) noexcept {
-  if (posted_ > 0 && (first_ == nullptr || posted_turn_)) {
-    --posted_;
+bool ready_list::take_locked(ready& found) noexcept {
+  if ((first_ == nullptr || posted_turn_) && take_posted()) {
     found.kind = what::posted;
+  } else if (first_ == nullptr) {
+    return false;
   } else {
     found.kind = what::lane;
     found.lane = first_;
     first_ = first_->next_ready;
     if (first_ == nullptr) last_ = nullptr;
     --lanes_;
+    tell_locked();
   }
-  tell_locked();
+  return true;
+}
+
+bool ready_list::take_posted() noexcept {
+  std::uint64_t seen = posted_.load(std::memory_order_relaxed);
+  while (seen >= one)
+    if (posted_.compare_exchange_weak(seen, seen - one)) return true;
+  return false;
+}
+
+// Relaxed loads: a stale one costs a lane, or a bell, one more item before it.
+bool ready_list::next_posted(sleeper& self) noexcept {
+  if ((attention_.load(std::memory_order_relaxed) & 1) != 0 || rings_.load(std::memory_order_relaxed)) return false;
+  const std::uint64_t turn = self.turn.load(std::memory_order_relaxed) + 1;
+  if (turn % turns_apart == 0) return false;
+  std::uint64_t seen = posted_.load(std::memory_order_relaxed);
+  while (seen >= one && (seen & closed) == 0) {
+    if (!posted_.compare_exchange_weak(seen, seen - one)) continue;
+    self.turn.store(turn, std::memory_order_relaxed);
+    return true;
+  }
+  return false;
 }
 
 ready_list::ready ready_list::next(sleeper& self) {
@@ -145,7 +171,7 @@ ready_list::ready ready_list::next(sleeper& self) {
     bool rings = false;
     {
       lock_guard lock(m_);
-      self.turn = 0;
+      self.turn.store(0, std::memory_order_relaxed);
       const word given = lookout ? close_locked() : spent;
       const bool given_lane = given > posted;
       if (self.called_at != no_deadline) {
@@ -160,26 +186,27 @@ ready_list::ready ready_list::next(sleeper& self) {
           if (last_ == nullptr) last_ = back;
           ++lanes_;
         }
-        if (given == posted) ++posted_;
+        if (given == posted) posted_.fetch_add(one);
         if (looking) --looking_;
         return found;
       }
-      const bool takes = given_lane || given == posted || anything_locked();
+      bool takes = true;
+      if (given_lane) {
+        found.kind = what::lane;
+        found.lane = reinterpret_cast<runnable*>(given);
+      } else if (given == posted) {
+        found.kind = what::posted;
+      } else {
+        takes = take_locked(found);
+      }
       if (lookout) lost ? gauge_.lost() : takes ? gauge_.caught() : gauge_.missed();
       lookout = false;
       if (takes) {
-        if (given_lane) {
-          found.kind = what::lane;
-          found.lane = reinterpret_cast<runnable*>(given);
-        } else if (given == posted) {
-          found.kind = what::posted;
-        } else {
-          take_locked(found);
-        }
         posted_turn_ = found.kind == what::lane;
-        self.turn = ++turns_;
+        self.turn.store(++turns_ * turns_apart, std::memory_order_relaxed);
         self.runs = found.lane;
-        rings = std::exchange(rings_, false);
+        rings = rings_.load(std::memory_order_relaxed);
+        if (rings) rings_.store(false);
         if (looking) --looking_;
         if (anything_locked()) chosen = call_locked();
       } else {
@@ -252,6 +279,7 @@ void ready_list::stop() noexcept {
   {
     lock_guard lock(m_);
     stopping_ = true;
+    posted_.fetch_or(closed);
     word seen = open;
     lookout_.compare_exchange_strong(seen, called);
     all = std::exchange(sleepers_, nullptr);
@@ -296,7 +324,7 @@ void ready_list::leave(sleeper& self) noexcept {
 
 void ready_list::watch(std::shared_ptr<detail::worker_bell> bell) noexcept {
   lock_guard lock(m_);
-  rings_ = false;
+  rings_.store(false);
   bell_.swap(bell);  // what it was ends with the argument, without the mutex
 }
 
@@ -311,9 +339,9 @@ void ready_list::ring() noexcept {
 
 void ready_list::look(detail::pool_look& seen) {
   lock_guard lock(m_);
-  seen.ready = lanes_ + posted_ + (given_locked() >= posted ? 1 : 0);
+  seen.ready = lanes_ + posted_.load() / one + (given_locked() >= posted ? 1 : 0);
   for (const sleeper* each = enlisted_; each != nullptr; each = each->next_enlisted)
-    if (each->turn != 0) seen.working.push_back({each->index, each->turn, each->runs});
+    if (const std::uint64_t turn = each->turn.load()) seen.working.push_back({each->index, turn, each->runs});
 }
 
 bool ready_list::rest() noexcept {
@@ -321,20 +349,20 @@ bool ready_list::rest() noexcept {
   if (!stopping_) {
     if (anything_locked() || given_locked() >= posted) return false;
     for (const sleeper* each = enlisted_; each != nullptr; each = each->next_enlisted)
-      if (each->turn != 0) return false;
-    rings_ = bell_ != nullptr;
+      if (each->turn.load() != 0) return false;
+    rings_.store(bell_ != nullptr);
   }
   return true;
 }
 
 void ready_list::ring_next() noexcept {
   lock_guard lock(m_);
-  rings_ = bell_ != nullptr;
+  rings_.store(bell_ != nullptr);
 }
 
 ready_list::sleeper* ready_list::find_locked(const detail::working_look& worker) noexcept {
   for (sleeper* each = enlisted_; each != nullptr; each = each->next_enlisted)
-    if (each->turn == worker.turn) return each;
+    if (each->turn.load() == worker.turn) return each;
   return nullptr;
 }
 
@@ -355,23 +383,18 @@ void ready_list::count(pool_snapshot& seen) noexcept {
   lock_guard lock(m_);
   const word given = given_locked();
   seen.ready = lanes_ + (given > posted ? 1 : 0);
-  seen.queued = posted_ + (given == posted ? 1 : 0);
+  seen.queued = posted_.load() / one + (given == posted ? 1 : 0);
   seen.parked = sleeping_;
 }
 
 std::size_t ready_list::size() noexcept {
   lock_guard lock(m_);
-  return lanes_ + posted_ + (given_locked() >= posted ? 1 : 0);
+  return lanes_ + posted_.load() / one + (given_locked() >= posted ? 1 : 0);
 }
 
 unsigned ready_list::sleeping() noexcept {
   lock_guard lock(m_);
   return sleeping_;
-}
-
-bool ready_list::stopping() noexcept {
-  lock_guard lock(m_);
-  return stopping_;
 }
 
 }  // namespace penstock::exec

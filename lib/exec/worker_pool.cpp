@@ -185,7 +185,7 @@ void pool_core::run_worker(worker& self) {
       if (found.kind == ready_list::what::lane)
         found.lane->run(options.budget);
       else
-        run_posted();
+        run_posted(self);
       self.in_call.store(false, std::memory_order_relaxed);
     }
   } catch (const forced_unwind&) {
@@ -230,26 +230,29 @@ void pool_core::worker_lost(worker& self) noexcept {
   sync::unpark_all(&changes_);
 }
 
+// One item, and those behind it, until a lane waits for its turn or nothing is left.
 PENSTOCK_CATCHES_FORCED_UNWIND
-void pool_core::run_posted() {
-  unique_function<void()> work = posted.pop();
-  if (!work) return;
+void pool_core::run_posted(worker& self) {
   context inside{context_kind::worker};
   context_scope scope(options.may_wait ? nullptr : &inside);
-  try {
-    work();
-  } catch (const forced_unwind&) {
-    throw;
-  } catch (...) {
-    failure record;
-    record.exception = describe_current_exception();
+  do {
+    unique_function<void()> work = posted.pop();
+    if (!work) return;  // stopped meanwhile, and dropped
     try {
-      record.subscription = name;
-      record.event = "posted work";
+      work();
+    } catch (const forced_unwind&) {
+      throw;
     } catch (...) {
+      failure record;
+      record.exception = describe_current_exception();
+      try {
+        record.subscription = name;
+        record.event = "posted work";
+      } catch (...) {
+      }
+      report(record);
     }
-    report(record);
-  }
+  } while (list.next_posted(self.sleeper));
 }
 
 pool_snapshot pool_core::snapshot() {
@@ -289,7 +292,7 @@ void pool_core::tell_left_out(std::uint64_t count) const noexcept {
                  static_cast<unsigned long long>(count));
 }
 
-errc pool_core::post(unique_function<void()> work) noexcept {
+errc pool_core::post(unique_function<void()>& work) noexcept {
   if (!work) return errc::invalid_argument;
   if (fork.forked()) return errc::forked;
   if (list.stopping()) return errc::closed;
@@ -393,7 +396,7 @@ class threads_pool final : public worker_pool {
     if (!(within ? core_->list.push_within(item) : core_->list.push(item))) core_->drop_left();
   }
   void schedule_again(runnable& item) noexcept override { core_->list.push_again(item); }
-  errc post(unique_function<void()> work) override { return core_->post(std::move(work)); }
+  errc post(unique_function<void()> work) override { return core_->post(work); }
   const clock& time() const noexcept override { return core_->time; }
   timer_service& timers() noexcept override { return *timers_; }
   const std::string& name() const noexcept override { return core_->name; }

@@ -99,11 +99,18 @@ struct workers {
         for (;;) {
           const ready_list::ready found = list.next(self);
           if (found.kind == ready_list::what::stopped) return;
-          if (found.kind == ready_list::what::lane)
+          if (found.kind == ready_list::what::lane) {
             found.lane->run(1);
-          else
+            continue;
+          }
+          do {
             ++posted;
-          sim.require(posted <= promised, "posted work was handed out that nobody posted");
+            sim.require(posted <= promised, "posted work was handed out that nobody posted");
+            if (long_ones > 0) {
+              --long_ones;
+              stays_at->wait();
+            }
+          } while (list.next_posted(self));
         }
       });
     }
@@ -111,6 +118,8 @@ struct workers {
   std::deque<ready_list::sleeper> sleepers;
   int posted = 0;
   int promised = 0;
+  std::size_t long_ones = 0;  ///< so many posted items stay at the gate
+  std::optional<gate> stays_at;
 };
 
 }  // namespace
@@ -178,6 +187,41 @@ TEST_CASE("no ready lane stays behind a worker that is held by its handler while
   });
 }
 
+TEST_CASE("no posted item stays behind a worker that is held by another one while a worker sleeps") {
+  explore(10'000, [](simulation& sim) {
+    const looking_time time(sim);
+    ready_list list(maybe_looks(sim), time);
+    workers crew(sim, list, 3);
+    crew.long_ones = 1 + sim.random(3);
+    crew.stays_at = sim.gate("a long call");
+    const bool all_held = crew.long_ones == 3;
+    item lane(sim, list);
+    for (std::size_t poster = 0; poster < 2; ++poster) {
+      sim.thread("poster", [&, poster] {
+        for (int i = 0; i < 3; ++i) {
+          ++crew.promised;
+          sim.require(list.push_posted(), "an open list refused posted work");
+          if (poster == 0 && i == 1) lane.list();
+        }
+      });
+    }
+    sim.run_until_idle();
+    sim.require(list.size() == 0 || list.sleeping() == 0, "something is ready and a worker sleeps");
+    if (!all_held) {
+      sim.require(crew.posted == 6, "a posted item waits although a worker is free");
+      sim.require(lane.runs == 1, "a lane waits although a worker is free");
+    }
+    crew.stays_at->open();
+    sim.run_until_idle();
+    sim.require(crew.posted == 6, "posted work was lost");
+    sim.require(lane.runs == 1, "a lane was not run once");
+    sim.require(list.sleeping() == 3, "a worker is neither asleep nor at work");
+    list.stop();
+    sim.run_until_idle();
+    sim.require_all_done();
+  });
+}
+
 TEST_CASE("a stop against pushes ends every worker, and what is left is handed out once") {
   explore(10'000, [](simulation& sim) {
     const looking_time time(sim);
@@ -189,8 +233,10 @@ TEST_CASE("a stop against pushes ends every worker, and what is left is handed o
     for (std::size_t pusher = 0; pusher < 2; ++pusher) {
       sim.thread("pusher", [&, pusher] {
         for (std::size_t i = 0; i < 2; ++i) items[pusher * 2 + i].list();
-        ++crew.promised;
-        if (!list.push_posted()) ++refused;
+        for (int i = 0; i < 2; ++i) {
+          ++crew.promised;
+          if (!list.push_posted()) ++refused;
+        }
       });
     }
     sim.thread("stopper", [&] { list.stop(); });
@@ -202,7 +248,7 @@ TEST_CASE("a stop against pushes ends every worker, and what is left is handed o
     for (const item& each : items) runs += each.runs;
     sim.require(runs + left == 4, "a lane was neither run nor left");
     const int left_posted = static_cast<int>(list.size());  // the lanes are out
-    sim.require(crew.posted + left_posted + refused == 2, "posted work was neither run, left nor refused");
+    sim.require(crew.posted + left_posted + refused == 4, "posted work was neither run, left nor refused");
   });
 }
 

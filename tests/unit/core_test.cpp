@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <random>
 #include <set>
@@ -460,6 +461,50 @@ TEST_CASE("the ready list is first in, first out, and lanes and posted work take
   CHECK(list.take_left() == nullptr);
 }
 
+TEST_CASE("a worker takes posted items in a row, each a turn of its own, until a lane, a bell or a stop comes", "[O4]") {
+  struct counted final : penstock::detail::worker_bell {
+    int rung = 0;
+    void ring() noexcept override { ++rung; }
+  };
+  ready_list list(0ns, penstock::real_clock());
+  ready_list::sleeper self;
+  list.enlist(self, 0);
+  const auto turn = [&] {
+    penstock::detail::pool_look seen;
+    list.look(seen);
+    REQUIRE(seen.working.size() == 1);
+    return seen.working[0].turn;
+  };
+  for (int i = 0; i < 6; ++i) REQUIRE(list.push_posted());
+  CHECK_FALSE(list.nothing_waits());
+  CHECK(list.next(self).kind == ready_list::what::posted);
+  const auto first = turn();
+  CHECK(list.next_posted(self));
+  CHECK(turn() != first);
+
+  item lane;
+  list.push(lane);
+  CHECK_FALSE(list.next_posted(self));
+  CHECK(list.next(self).lane == &lane);
+  CHECK(list.next(self).kind == ready_list::what::posted);
+
+  const auto bell = std::make_shared<counted>();
+  list.watch(bell);
+  list.ring_next();
+  CHECK_FALSE(list.next_posted(self));
+  CHECK(list.next(self).kind == ready_list::what::posted);
+  CHECK(bell->rung == 1);
+
+  CHECK(list.next_posted(self));
+  CHECK(list.size() == 1);
+  list.stop();
+  CHECK_FALSE(list.next_posted(self));
+  CHECK_FALSE(list.push_posted());
+  CHECK(list.next(self).kind == ready_list::what::stopped);
+  CHECK(list.size() == 1);
+  list.leave(self);
+}
+
 TEST_CASE("an item is run by one worker for each time it was pushed, whoever pushes and whoever sleeps", "[O4][Q16]") {
   const time_limit limit;
   const auto gauge = GENERATE(spin_gauge(0ns), spin_gauge(20us), spin_gauge::adaptive(100us));
@@ -622,6 +667,56 @@ struct ring final : penstock::timer_node {
   std::atomic<int> fired{0};
 };
 }  // namespace
+
+TEST_CASE("a closure is called, moved and destroyed once, whether it lies inside its wrapper or not", "[exec]") {
+  using penstock::unique_function;
+  const auto inside = [](const void* at, const auto& wrapper) {
+    return !std::less<>()(at, &wrapper) && std::less<>()(at, &wrapper + 1);
+  };
+  int calls = 0;
+  const int* at = nullptr;
+  unique_function<int(int)> small([&calls, &at, own = 40](int more) mutable {
+    ++calls;
+    at = &own;
+    return own += more;
+  });
+  CHECK(small(1) == 41);
+  CHECK(inside(at, small));
+  unique_function<int(int)> moved(std::move(small));
+  CHECK_FALSE(small);
+  CHECK(moved(1) == 42);
+  CHECK(inside(at, moved));
+
+  struct wide {
+    int numbers[20] = {7};
+  };
+  unique_function<int(int)> large([&at, own = wide()](int which) mutable {
+    at = own.numbers;
+    return own.numbers[which];
+  });
+  CHECK(large(0) == 7);
+  const int* const stays = at;
+  moved = std::move(large);
+  CHECK_FALSE(large);
+  CHECK(moved(0) == 7);
+  CHECK(at == stays);
+  CHECK_FALSE(inside(at, moved));
+
+  const auto alive = std::make_shared<int>(0);
+  unique_function<long()> first([alive] { return alive.use_count(); });
+  unique_function<long()> second([alive, only = std::make_unique<int>(1)] { return alive.use_count() + *only; });
+  CHECK(second() == 4);
+  first = std::move(second);
+  CHECK(alive.use_count() == 2);
+  auto& same = first;
+  first = std::move(same);
+  CHECK(first() == 3);
+  second = std::move(first);
+  CHECK(alive.use_count() == 2);
+  second = nullptr;
+  CHECK(alive.use_count() == 1);
+  CHECK_FALSE(second);
+}
 
 TEST_CASE("whoever may take posted work gets some, however many take at once", "[exec]") {
   // A worker takes once for each piece that was pushed: a take that came back with nothing would leave one behind for ever.

@@ -260,6 +260,30 @@ TEST_CASE("memory is back near the start after a burst of a million events", "[L
   CHECK(after < before + 256 * 1024);
 }
 
+TEST_CASE("post allocates nothing for a small closure that is trivially copyable, and once for any other", "[costs]") {
+  const time_limit limit;
+  penstock::runtime rt(workers(2));
+  const auto pool = rt.pool("default");
+  const auto count = std::make_shared<std::atomic<int>>(0);
+  std::atomic<int>& ran = *count;
+  const auto one_by_one = [&](auto make) {
+    return allocations_of(
+        [&] {
+          ran = 0;
+          for (int i = 0; i < 1000; ++i) {
+            REQUIRE(pool->post(make()) == errc::none);
+            eventually([&] { return ran == i + 1; });
+          }
+        },
+        [] { return true; });
+  };
+  const auto small = [&] { return [&ran] { ++ran; }; };
+  const auto other = [&] { return [count] { ++*count; }; };
+  one_by_one(small);  // the queue has its blocks
+  CHECK(one_by_one(small) == 0);
+  CHECK(one_by_one(other) == 1000);
+}
+
 TEST_CASE("ten thousand publishers' threads that come and go leave no memory behind", "[L3]") {
   const time_limit limit;
   penstock::runtime rt(workers(2));

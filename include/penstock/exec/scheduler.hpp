@@ -102,7 +102,7 @@ class PENSTOCK_API scheduler {
   /// other one need be woken.
   virtual void schedule_again(runnable& item) noexcept { schedule(item); }
 
-  /// Runs `work` once, on some worker. Order: none promised.
+  /// Runs `work` once, on some worker. Order: none promised. Cost: on a pool of threads what `unique_function` says.
   /// Errors: closed, not_enough_memory; then `work` has been destroyed unrun.
   /// A publish from `work` that would have to wait is refused with `would_block`, unless the pool may wait.
   [[nodiscard]] virtual errc post(unique_function<void()> work) = 0;
