@@ -60,7 +60,7 @@ const row* best_of(const std::vector<row>& rows, const std::string& workload, co
   return best;
 }
 
-bool can_be_installed(const missing_peer& peer) { return !peer.package.empty(); }
+bool is_awaited(const missing_peer& peer) { return peer.awaited; }
 
 goal ahead_of(const std::vector<row>& rows, const std::vector<missing_peer>& missing, const std::string& workload,
               const way& how, const rival& other) {
@@ -71,8 +71,8 @@ goal ahead_of(const std::vector<row>& rows, const std::vector<missing_peer>& mis
   const char* const limit = other.strictly ? ", above" : ", at least";
   const row* subject = find_row(rows, workload, how.system, default_mode);
   const row* best = best_of(rows, workload, other.kinds);
-  if (std::any_of(missing.begin(), missing.end(), can_be_installed)) {
-    made.what += std::string(" (a peer is not installed)") + limit;
+  if (std::any_of(missing.begin(), missing.end(), is_awaited)) {
+    made.what += std::string(" (a peer is missing)") + limit;
     return made;
   }
   if (subject == nullptr || !subject->figure || best == nullptr || subject->state != best->state) {
@@ -213,7 +213,7 @@ const row* find_row(const std::vector<row>& rows, const std::string& workload, c
 }
 
 void print_missing(std::ostream& out) {
-  const auto missing = missing_peers();
+  const auto missing = left_out();
   if (missing.empty()) return;
   out << "\nnot on this machine or left out, and in no figure\n";
   for (const auto& one : missing) {
@@ -231,9 +231,9 @@ std::vector<goal> judge(const std::vector<row>& rows, const std::vector<missing_
   goals.push_back(at_most(rows, "2",
                           std::string("the publisher's cost of 8 subscriptions / of 1 (") + default_mode + "), at most",
                           3, {"fanout"}));
-  const bool all_here = std::none_of(missing.begin(), missing.end(), can_be_installed);
+  const bool all_here = std::none_of(missing.begin(), missing.end(), is_awaited);
   for (auto& one : latency_goals(rows)) {
-    // Those that compare with the best peer: it may be the one that is not installed.
+    // Those that compare with the best peer: it may be the one that is missing.
     const bool compares = one.id == "3d" || one.id == "3e" || one.id == "3h";
     if (compares && !all_here) one.measured = {}, one.met = {};
     goals.push_back(std::move(one));
@@ -319,7 +319,7 @@ json to_json(const json& machine, const measured& result, const std::vector<goal
     document["goals"].push_back(std::move(made));
   }
   document["missing"] = json::array();
-  for (const auto& one : missing_peers())
+  for (const auto& one : left_out())
     document["missing"].push_back(
         {{"name", one.name}, {"package", one.package.empty() ? json() : json(one.package)}, {"why", one.why}});
   return document;

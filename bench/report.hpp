@@ -25,7 +25,7 @@ struct goal {
 /// Null when there is none.
 const row* find_row(const std::vector<row>& rows, const std::string& workload, const std::string& system,
                     const std::string& mode);
-/// Goal 1 has no answer while a peer that could be installed is missing: the best may be that one.
+/// Goals 1, 3d, 3e and 3h have no answer while a peer that could be here is missing: the best may be that one.
 std::vector<goal> judge(const std::vector<row>& rows, const std::vector<missing_peer>& missing);
 
 // The goals of workloads that have files of their own.

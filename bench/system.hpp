@@ -142,6 +142,9 @@ struct system_entry {
   std::string note;      ///< one sentence for the reader of the figures
   unsigned span = 1;     ///< events per publish call
   bool feature = false;  ///< penstock with something optional on: measured in workload K only
+  /// Why events are not measured one at a time although it is bounded and parks; empty: they are.
+  std::string apart = {};
+  bool own_memory = false;  ///< its memory comes from a pool that the counter of allocations does not see
   /// It has no place for more.
   unsigned up_to_producers = most_producers;
   fewer_events divided = {};
@@ -161,12 +164,16 @@ struct system_entry {
 bool register_system(system_entry entry);
 std::vector<system_entry> registered_systems();
 
-/// A peer this program was built without.
+/// A peer without figures, or without some of them.
 struct missing_peer {
   std::string name;
   std::string package;  ///< the Debian package to install; empty when none helps
   std::string why;
+  bool awaited = true;  ///< it could be here and be the best: goals that compare with the best peer have no answer
 };
+/// Those this program was built without.
 std::vector<missing_peer> missing_peers();
+/// And those that stand apart in E.
+std::vector<missing_peer> left_out();
 
 }  // namespace bench

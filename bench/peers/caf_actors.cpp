@@ -1,7 +1,7 @@
 // Peer: actors of the C++ Actor Framework 0.17, one per subscriber, with the unbounded mailboxes they have.
 // Floor 9, bench.
 #include "../event.hpp"
-#include "../run_system.hpp"
+#include "../further.hpp"
 
 #include <caf/all.hpp>
 
@@ -65,6 +65,7 @@ const bool registered = register_system({
     .divided = {.to_one = 3, .to_several = 4},
     .stream = run_stream<caf_actors, 1>,
     .allocations = run_allocations<caf_actors>,
+    .further = further_runs_of<caf_actors>(),
 });
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Peer: streams of the C++ Actor Framework 0.17, which its flows replaced later: batches between actors, on credit.
 // Floor 9, bench.
 #include "../event.hpp"
-#include "../run_system.hpp"
+#include "../further.hpp"
 
 #include <caf/all.hpp>
 
@@ -82,7 +82,9 @@ const bool registered = register_system({
     .kind = system_kind::bounded_parking,
     .note = "a source actor with a thread per producer, a sink actor per subscriber; the framework chooses batches and "
             "credit, which bound what is on the way instead of the capacity",
+    .apart = "a source is asked for events by the framework, in batches; nobody can say when an event is published",
     .stream = run_stream<caf_streams, 1>,
+    .further = {.back_pressure = run_back_pressure<caf_streams>, .rest = run_rest<caf_streams>},
 });
 
 }  // namespace
