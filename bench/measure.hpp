@@ -6,6 +6,7 @@
 #include "system.hpp"
 #include "workload.hpp"
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -22,6 +23,7 @@ struct row {
   std::optional<statistics> figure;  ///< empty: see `state`
   std::string state;                 ///< "near", "far", "one core", "any", "not counted" or "wrong"
   std::size_t tried = 0;
+  std::uint64_t events = 0;  ///< that one run published, where the count was fitted to the system; else 0
   std::optional<double> one_way_ns;  ///< of a cache line, median of the probes around the counted runs
   histogram distribution;            ///< of all counted runs, at the first of a workload's figures
 };

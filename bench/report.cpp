@@ -301,6 +301,7 @@ json to_json(const json& machine, const measured& result, const std::vector<goal
     made["max"] = one.figure ? json(one.figure->max) : json();
     made["counted"] = one.figure ? one.figure->count : 0;
     made["state"] = one.state;
+    if (one.events != 0) made["events"] = one.events;
     if (!one.distribution.empty()) {
       made["one_way_ns"] = one.one_way_ns ? json(*one.one_way_ns) : json();
       made["histogram"] = json::array();
@@ -334,6 +335,8 @@ void print_tables(std::ostream& out, const std::vector<workload>& what, const me
     }
     std::vector<std::vector<std::string>> lines{
         {"system", "mode", "median", "min", "max", "spread", "runs", "state", "park x", "spin x", "kind"}};
+    const bool fitted = !workload.to_fit.empty();
+    if (fitted) lines[0].insert(lines[0].end() - 4, "M events each");
     const row* park = workload.difference ? nullptr : find_row(result.rows, workload.id, "penstock", "park");
     const row* spin = workload.difference ? nullptr : find_row(result.rows, workload.id, "penstock", "spin_then_park");
     for (const auto& one : result.rows) {
@@ -348,6 +351,7 @@ void print_tables(std::ostream& out, const std::vector<workload>& what, const me
       } else {
         line.insert(line.end(), {"-", "-", "-", "-", "of " + std::to_string(one.tried)});
       }
+      if (fitted) line.push_back(number(static_cast<double>(one.events) / 1e6));
       line.insert(line.end(),
                   {one.state, times_better(park, one), times_better(spin, one), to_string(one.system.kind)});
       lines.push_back(std::move(line));
@@ -391,6 +395,11 @@ std::string check_shape(const json& document) {
   if (!document["runs"].is_array() || document["runs"].empty()) return "runs must be an array that is not empty";
   for (const auto& one : document["runs"]) {
     names expected{"workload", "system", "mode", "unit", "median", "min", "max", "counted", "state"};
+    if (one.is_object() && one.contains("events")) {
+      expected.emplace_back("events");
+      if (!one["events"].is_number_unsigned() || one["events"] == 0)
+        return "events must be a count that is not 0: " + one.dump();
+    }
     if (one.is_object() && one.contains("histogram")) {
       expected.insert(expected.end(), {"one_way_ns", "histogram"});
       if (!one["histogram"].is_array() || one["histogram"].empty())

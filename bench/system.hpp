@@ -94,7 +94,8 @@ struct further_runs {
   rest_outcome (*rest)(const shape& run, std::chrono::milliseconds how_long) = nullptr;
 };
 
-/// Divides the fixed counts of a workload for a system that would take seconds. The figure is per event and stays.
+/// Divides the counts of a workload that has fixed ones, for a system that would take seconds. The figure is per event
+/// and stays.
 struct fewer_events {
   unsigned to_one = 1;  ///< with one subscriber
   unsigned to_several = 1;
