@@ -30,6 +30,7 @@ struct row {
 
 struct measured {
   std::vector<row> rows;
+  std::vector<missing_peer> left_out;  ///< in no figure, or not in all
   std::vector<std::string> problems;  ///< wrong runs; the program fails when there is one
   bool stuck = false;                 ///< threads of a system are still inside: only reporting is left to do
   std::vector<double> one_way_ns;     ///< of every probe

@@ -212,11 +212,10 @@ const row* find_row(const std::vector<row>& rows, const std::string& workload, c
   return nullptr;
 }
 
-void print_missing(std::ostream& out) {
-  const auto missing = left_out();
-  if (missing.empty()) return;
+void print_missing(std::ostream& out, const std::vector<missing_peer>& left_out) {
+  if (left_out.empty()) return;
   out << "\nnot on this machine or left out, and in no figure\n";
-  for (const auto& one : missing) {
+  for (const auto& one : left_out) {
     out << "  " << one.name << ": " << one.why;
     if (!one.package.empty()) out << " (Debian package " << one.package << ")";
     out << '\n';
@@ -320,7 +319,7 @@ json to_json(const json& machine, const measured& result, const std::vector<goal
     document["goals"].push_back(std::move(made));
   }
   document["missing"] = json::array();
-  for (const auto& one : left_out())
+  for (const auto& one : result.left_out)
     document["missing"].push_back(
         {{"name", one.name}, {"package", one.package.empty() ? json() : json(one.package)}, {"why", one.why}});
   return document;
@@ -366,7 +365,7 @@ void print_tables(std::ostream& out, const std::vector<workload>& what, const me
          "with\n"
          "the pool parking or spinning first; compared in the same state only.\n";
   print_best_of_each_kind(out, what, result.rows);
-  print_missing(out);
+  print_missing(out, result.left_out);
   out << "\nGoals (judged with the pool's default, " << default_mode << ")\n";
   std::vector<std::vector<std::string>> lines{{"id", "goal", "target", "measured", ""}};
   for (const auto& one : goals)

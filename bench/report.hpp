@@ -44,8 +44,7 @@ nlohmann::ordered_json to_json(const nlohmann::ordered_json& machine, const meas
 void print_tables(std::ostream& out, const std::vector<workload>& what, const measured& result,
                   const std::vector<goal>& goals);
 
-/// The peers this program was built without.
-void print_missing(std::ostream& out);
+void print_missing(std::ostream& out, const std::vector<missing_peer>& left_out);
 
 /// Empty when `document` has the agreed shape, else what is wrong with it.
 std::string check_shape(const nlohmann::ordered_json& document);

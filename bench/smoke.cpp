@@ -111,6 +111,7 @@ void check_goals(findings& found) {
 
   measured result;
   result.rows = rows;
+  result.left_out = left_out();
   auto document = to_json(describe_machine(result, effort::quick), result, goals);
   found.expect(check_shape(document).empty(), "a made-up document has the agreed shape: " + check_shape(document));
   found.expect(document["missing"].size() == left_out().size(), "the JSON names each missing peer");
