@@ -19,6 +19,7 @@ struct candidate {
   series one_way_ns;
   std::map<core_state, histogram> distributions;
   std::vector<shape> fitted;
+  std::string detail;
   std::size_t tried = 0;
   bool wrong = false;
 };
@@ -65,6 +66,7 @@ class workload_runner {
     made.unit = figures_[index].unit;
     made.direction = figures_[index].direction;
     made.tried = one.tried;
+    made.detail = one.detail;
     for (const shape& run : one.fitted) made.events += run.events * run.producers;
     if (one.wrong) {
       made.state = "wrong";
@@ -131,6 +133,7 @@ class workload_runner {
   }
 
   void add(candidate& one, const measurement& got, core_state before, core_state after) {
+    one.detail = got.detail;
     if (what_.figures.empty())
       one.runs.front().add(got.value, before, after);
     else

@@ -360,6 +360,9 @@ void print_tables(std::ostream& out, const std::vector<workload>& what, const me
         << workload.id << ": " << workload.what << " [" << workload.unit << ", "
         << (workload.direction == better::higher ? "more" : "less") << " is better]\n";
     print_columns(out, lines);
+    for (const auto& one : result.rows)
+      if (one.workload == workload.id && !one.detail.empty())
+        out << "  " << one.system.name << " (" << one.system.mode << "): " << one.detail << '\n';
   }
   out << "\n\"park x\", \"spin x\": how many times better penstock is than the row, publishing one event per call, "
          "with\n"

@@ -56,6 +56,7 @@ struct idle_outcome {
   std::string problem;
   double heap_bytes = 0;      ///< per subscription, taken from the allocator and not given back
   double resident_bytes = 0;  ///< per subscription, growth of the process's resident memory
+  std::string blocks;         ///< what the heap bytes consist of, in words
 };
 
 enum class payload { small, text };

@@ -157,6 +157,7 @@ workload idle_workload(const char* id, const char* what, double idle_outcome::*f
     if (!outcome.problem.empty()) return failed_run(outcome.problem, false);
     measurement done;
     done.value = outcome.*figure;
+    if (figure == &idle_outcome::heap_bytes) done.detail = outcome.blocks;
     return done;
   };
   return made;

@@ -35,6 +35,7 @@ struct measurement {
   double value = 0;
   std::vector<double> values;  ///< one for each of the workload's `figures`, if it has any
   histogram distribution;      ///< of what one run measured many times; may be empty
+  std::string detail;          ///< told below the table, of the last run; may be empty
 };
 
 struct workload {
