@@ -3,14 +3,18 @@
 #include "allocation_counter.hpp"
 
 #include <malloc.h>
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <tuple>
 
 namespace {
 std::atomic<bool> counting{false};
 std::atomic<std::uint64_t> calls{0};
 std::atomic<std::int64_t> live_bytes{0};
+std::array<std::atomic<std::int64_t>, std::tuple_size_v<bench::live_blocks>> blocks_by_size{};
 }  // namespace
 
 namespace bench {
@@ -22,6 +26,11 @@ allocation_count allocation_counter::start() noexcept {
 allocation_count allocation_counter::stop() noexcept {
   counting = false;
   return {calls, live_bytes};
+}
+live_blocks allocation_counter::blocks() noexcept {
+  live_blocks now{};
+  std::copy(blocks_by_size.begin(), blocks_by_size.end(), now.begin());
+  return now;
 }
 
 }  // namespace bench
@@ -49,10 +58,18 @@ std::int64_t footprint(void* memory) noexcept {
   return memory == nullptr ? 0 : static_cast<std::int64_t>(malloc_usable_size(memory) + sizeof(std::size_t));
 }
 
+/// A block of that footprint has come, by 1, or gone, by -1.
+void tally(std::int64_t bytes, std::int64_t by) noexcept {
+  if (bytes == 0) return;
+  live_bytes.fetch_add(by * bytes, std::memory_order_relaxed);
+  const auto place = std::min(static_cast<std::size_t>(bytes) / bench::block_step, blocks_by_size.size() - 1);
+  blocks_by_size[place].fetch_add(by, std::memory_order_relaxed);
+}
+
 void* counted(void* memory) noexcept {
   if (counting.load(std::memory_order_relaxed)) {
     calls.fetch_add(1, std::memory_order_relaxed);
-    live_bytes.fetch_add(footprint(memory), std::memory_order_relaxed);
+    tally(footprint(memory), 1);
   }
   return memory;
 }
@@ -86,13 +103,16 @@ BENCH_SHOWN void* realloc(void* memory, std::size_t bytes) {
   void* moved = __libc_realloc(memory, bytes);
   if (on) {
     calls.fetch_add(1, std::memory_order_relaxed);
-    if (moved != nullptr || bytes == 0) live_bytes.fetch_add(footprint(moved) - before, std::memory_order_relaxed);
+    if (moved != nullptr || bytes == 0) {
+      tally(footprint(moved), 1);
+      tally(before, -1);
+    }
   }
   return moved;
 }
 
 BENCH_SHOWN void free(void* memory) {
-  if (counting.load(std::memory_order_relaxed)) live_bytes.fetch_sub(footprint(memory), std::memory_order_relaxed);
+  if (counting.load(std::memory_order_relaxed)) tally(footprint(memory), -1);
   __libc_free(memory);
 }
 }

@@ -2,6 +2,8 @@
 // Floor 9, bench.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace bench {
@@ -11,6 +13,10 @@ struct allocation_count {
   std::int64_t live_bytes = 0;  ///< heap taken minus heap given back while counting, the allocator's own words included
 };
 
+/// Live blocks by what the allocator takes for each, in its steps of 16 bytes; the last place has all that are larger.
+inline constexpr std::size_t block_step = 16;
+using live_blocks = std::array<std::int64_t, 257>;
+
 /// Threads: start and stop from one thread; allocations of all threads are counted in between.
 class allocation_counter {
  public:
@@ -18,6 +24,8 @@ class allocation_counter {
   static bool available() noexcept;
   static allocation_count start() noexcept;
   static allocation_count stop() noexcept;
+  /// Taken minus given back while counting.
+  static live_blocks blocks() noexcept;
 };
 
 }  // namespace bench

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "resources.hpp"
+#include "roles.hpp"
 #include "run_back_pressure.hpp"
 #include "run_latency.hpp"
 #include "run_system.hpp"
@@ -21,6 +22,7 @@ rest_outcome run_rest(const shape& run, std::chrono::milliseconds how_long) {
   using sink = checked_sink<small_event>;
   rest_outcome outcome;
   std::vector<sink> sinks(run.subscribers);
+  const threads_named as("consumer");
   System<sink> system(run, std::span(sinks));
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
   const auto begin = steady::now();

@@ -26,6 +26,8 @@ namespace {
 constexpr const char* usage =
     "usage: bench/run [options]\n"
     "  --only A,B     only these workloads (see --list)\n"
+    "  --system X,Y/M only these systems, all their modes or the one behind the slash; goals that compare are not "
+    "judged\n"
     "  --runs N       counted runs each system needs per workload; default 5\n"
     "  --quick        a twentieth of the events: to see that it works, not to compare\n"
     "  --json FILE    also write the figures as JSON\n"
@@ -42,6 +44,7 @@ struct wrong_usage : std::runtime_error {
 
 struct options {
   std::vector<std::string> only;
+  std::vector<std::string> systems;
   std::string json_file;
   std::string plot_folder;
   std::size_t runs = 5;
@@ -82,6 +85,9 @@ options parse(const std::vector<std::string>& args) {
     if (name == "--only") {
       parsed.only = split(value());
       if (parsed.only.empty()) throw wrong_usage("--only needs at least one workload");
+    } else if (name == "--system") {
+      parsed.systems = split(value());
+      if (parsed.systems.empty()) throw wrong_usage("--system needs at least one system");
     } else if (name == "--runs") {
       const std::string text = value();
       const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), parsed.runs);
@@ -124,6 +130,21 @@ std::vector<workload> chosen(const std::vector<workload>& all, const std::vector
   return picked;
 }
 
+std::vector<system_entry> chosen_systems(const std::vector<std::string>& names) {
+  const auto all = registered_systems();
+  if (names.empty()) return all;
+  const auto is = [](const system_entry& one, const std::string& name) {
+    return one.name == name || one.name + "/" + one.mode == name;
+  };
+  for (const auto& name : names)
+    if (std::none_of(all.begin(), all.end(), [&](const auto& one) { return is(one, name); }))
+      throw wrong_usage("unknown system '" + name + "'; --list names them");
+  std::vector<system_entry> picked;
+  for (const auto& one : all)
+    if (std::any_of(names.begin(), names.end(), [&](const auto& name) { return is(one, name); })) picked.push_back(one);
+  return picked;
+}
+
 void list(std::ostream& out, const std::vector<workload>& all) {
   out << "workloads\n";
   for (const auto& one : all) {
@@ -140,12 +161,13 @@ void list(std::ostream& out, const std::vector<workload>& all) {
     if (one.divided.to_several > 1) out << "; 1/" << one.divided.to_several << " of the events to several";
     out << '\n';
   }
-  print_missing(out);
+  print_missing(out, left_out());
 }
 
 int run(const options& asked) {
   const auto all = workloads(asked.how_much);
   const auto what = chosen(all, asked.only);
+  const auto systems = chosen_systems(asked.systems);
   if (asked.list) return list(std::cout, all), 0;
 
   // Before minutes of measuring, not after.
@@ -170,9 +192,11 @@ int run(const options& asked) {
   measure_options how;
   how.runs = asked.runs;
   how.most_rounds = 4 * asked.runs;
-  const measured result = measure(what, registered_systems(), how,
-                                  [](const std::string& line) { std::cerr << "running " << line << std::endl; });
-  const auto goals = judge(result.rows, missing_peers());
+  measured result =
+      measure(what, systems, how, [](const std::string& line) { std::cerr << "running " << line << std::endl; });
+  result.left_out = left_out();
+  if (!asked.systems.empty()) result.left_out.push_back({"the other systems", "", "not asked for: see --system"});
+  const auto goals = judge(result.rows, result.left_out);
   const auto document = to_json(describe_machine(result, asked.how_much), result, goals);
   print_tables(std::cout, what, result, goals);
   std::cout << "\n" << describe_machine(result, asked.how_much).dump() << '\n';

@@ -18,6 +18,8 @@ struct candidate {
   std::vector<series> runs;  ///< one for each figure; all with the same number of runs in each state
   series one_way_ns;
   std::map<core_state, histogram> distributions;
+  std::vector<shape> fitted;
+  std::string detail;
   std::size_t tried = 0;
   bool wrong = false;
 };
@@ -40,7 +42,7 @@ class workload_runner {
 
   void run() {
     for (auto& one : candidates_)
-      if (what_.warm_up && !accept(one, what_.warm_up(one.system))) return;
+      if (!prepare(one)) return;
     for (std::size_t round = 0; round < options_.most_rounds * what_.times && !enough(); ++round)
       for (auto& one : candidates_) {
         if (one.wrong) continue;
@@ -64,6 +66,8 @@ class workload_runner {
     made.unit = figures_[index].unit;
     made.direction = figures_[index].direction;
     made.tried = one.tried;
+    made.detail = one.detail;
+    for (const shape& run : one.fitted) made.events += run.events * run.producers;
     if (one.wrong) {
       made.state = "wrong";
     } else if (!state || one.runs[index].values(*state).size() < needed()) {
@@ -92,8 +96,21 @@ class workload_runner {
     return all.empty() || (state && least_counted(all, *state) >= needed());
   }
 
+  /// False when the process cannot go on.
+  bool prepare(candidate& one) {
+    if (what_.warm_up) return accept(one, what_.warm_up(one.system));
+    one.fitted = what_.to_fit;
+    for (shape& run : one.fitted)
+      if (!one.wrong && !accept(one, fit(one.system, run, what_.fitted_time))) return false;
+    return true;
+  }
+
+  measurement run_once(const candidate& one) const {
+    return what_.run_fitted ? what_.run_fitted(one.system, one.fitted) : what_.run(one.system);
+  }
+
   bool plain_run(candidate& one) {
-    const measurement got = what_.run(one.system);
+    const measurement got = run_once(one);
     if (!accept(one, got)) return false;
     if (!one.wrong) add(one, got, core_state::one_core, core_state::one_core);
     return true;
@@ -101,7 +118,7 @@ class workload_runner {
 
   bool bracketed_run(candidate& one) {
     const probe_result before = probe_cores();
-    const measurement got = what_.run(one.system);
+    const measurement got = run_once(one);
     const probe_result after = probe_cores();
     if (before.state != core_state::one_core) {
       result_.one_way_ns.push_back(before.one_way_ns);
@@ -116,6 +133,7 @@ class workload_runner {
   }
 
   void add(candidate& one, const measurement& got, core_state before, core_state after) {
+    one.detail = got.detail;
     if (what_.figures.empty())
       one.runs.front().add(got.value, before, after);
     else

@@ -6,6 +6,7 @@
 #include "system.hpp"
 #include "workload.hpp"
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -22,17 +23,20 @@ struct row {
   std::optional<statistics> figure;  ///< empty: see `state`
   std::string state;                 ///< "near", "far", "one core", "any", "not counted" or "wrong"
   std::size_t tried = 0;
+  std::uint64_t events = 0;          ///< that one run published, where the count was fitted to the system; else 0
   std::optional<double> one_way_ns;  ///< of a cache line, median of the probes around the counted runs
   histogram distribution;            ///< of all counted runs, at the first of a workload's figures
+  std::string detail;                ///< of the last run
 };
 
 struct measured {
   std::vector<row> rows;
-  std::vector<std::string> problems;  ///< wrong runs; the program fails when there is one
-  bool stuck = false;                 ///< threads of a system are still inside: only reporting is left to do
-  std::vector<double> one_way_ns;     ///< of every probe
-  double others_percent = -1;         ///< of the machine's processor time, taken by other processes; -1: unknown
-  double stolen_percent = -1;         ///< taken by the host
+  std::vector<missing_peer> left_out;  ///< in no figure, or not in all
+  std::vector<std::string> problems;   ///< wrong runs; the program fails when there is one
+  bool stuck = false;                  ///< threads of a system are still inside: only reporting is left to do
+  std::vector<double> one_way_ns;      ///< of every probe
+  double others_percent = -1;          ///< of the machine's processor time, taken by other processes; -1: unknown
+  double stolen_percent = -1;          ///< taken by the host
 };
 
 struct measure_options {

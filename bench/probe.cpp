@@ -2,6 +2,8 @@
 // Floor 9, bench.
 #include "probe.hpp"
 
+#include "roles.hpp"
+
 #include <pthread.h>
 #include <sched.h>
 
@@ -61,6 +63,7 @@ probe_result probe_cores() {
   };
   line ball;
   // The probe is the one place that spins: what it measures is the spinning.
+  const threads_named as("probe");
   std::thread answering([&] {
     stay_on(cores[1]);
     for (int trip = 0; trip < batches * trips; ++trip) {

@@ -60,7 +60,7 @@ const row* best_of(const std::vector<row>& rows, const std::string& workload, co
   return best;
 }
 
-bool can_be_installed(const missing_peer& peer) { return !peer.package.empty(); }
+bool is_awaited(const missing_peer& peer) { return peer.awaited; }
 
 goal ahead_of(const std::vector<row>& rows, const std::vector<missing_peer>& missing, const std::string& workload,
               const way& how, const rival& other) {
@@ -71,8 +71,8 @@ goal ahead_of(const std::vector<row>& rows, const std::vector<missing_peer>& mis
   const char* const limit = other.strictly ? ", above" : ", at least";
   const row* subject = find_row(rows, workload, how.system, default_mode);
   const row* best = best_of(rows, workload, other.kinds);
-  if (std::any_of(missing.begin(), missing.end(), can_be_installed)) {
-    made.what += std::string(" (a peer is not installed)") + limit;
+  if (std::any_of(missing.begin(), missing.end(), is_awaited)) {
+    made.what += std::string(" (a peer is missing)") + limit;
     return made;
   }
   if (subject == nullptr || !subject->figure || best == nullptr || subject->state != best->state) {
@@ -212,11 +212,10 @@ const row* find_row(const std::vector<row>& rows, const std::string& workload, c
   return nullptr;
 }
 
-void print_missing(std::ostream& out) {
-  const auto missing = missing_peers();
-  if (missing.empty()) return;
+void print_missing(std::ostream& out, const std::vector<missing_peer>& left_out) {
+  if (left_out.empty()) return;
   out << "\nnot on this machine or left out, and in no figure\n";
-  for (const auto& one : missing) {
+  for (const auto& one : left_out) {
     out << "  " << one.name << ": " << one.why;
     if (!one.package.empty()) out << " (Debian package " << one.package << ")";
     out << '\n';
@@ -231,9 +230,9 @@ std::vector<goal> judge(const std::vector<row>& rows, const std::vector<missing_
   goals.push_back(at_most(rows, "2",
                           std::string("the publisher's cost of 8 subscriptions / of 1 (") + default_mode + "), at most",
                           3, {"fanout"}));
-  const bool all_here = std::none_of(missing.begin(), missing.end(), can_be_installed);
+  const bool all_here = std::none_of(missing.begin(), missing.end(), is_awaited);
   for (auto& one : latency_goals(rows)) {
-    // Those that compare with the best peer: it may be the one that is not installed.
+    // Those that compare with the best peer: it may be the one that is missing.
     const bool compares = one.id == "3d" || one.id == "3e" || one.id == "3h";
     if (compares && !all_here) one.measured = {}, one.met = {};
     goals.push_back(std::move(one));
@@ -301,6 +300,7 @@ json to_json(const json& machine, const measured& result, const std::vector<goal
     made["max"] = one.figure ? json(one.figure->max) : json();
     made["counted"] = one.figure ? one.figure->count : 0;
     made["state"] = one.state;
+    if (one.events != 0) made["events"] = one.events;
     if (!one.distribution.empty()) {
       made["one_way_ns"] = one.one_way_ns ? json(*one.one_way_ns) : json();
       made["histogram"] = json::array();
@@ -319,7 +319,7 @@ json to_json(const json& machine, const measured& result, const std::vector<goal
     document["goals"].push_back(std::move(made));
   }
   document["missing"] = json::array();
-  for (const auto& one : missing_peers())
+  for (const auto& one : result.left_out)
     document["missing"].push_back(
         {{"name", one.name}, {"package", one.package.empty() ? json() : json(one.package)}, {"why", one.why}});
   return document;
@@ -334,6 +334,8 @@ void print_tables(std::ostream& out, const std::vector<workload>& what, const me
     }
     std::vector<std::vector<std::string>> lines{
         {"system", "mode", "median", "min", "max", "spread", "runs", "state", "park x", "spin x", "kind"}};
+    const bool fitted = !workload.to_fit.empty();
+    if (fitted) lines[0].insert(lines[0].end() - 4, "M events each");
     const row* park = workload.difference ? nullptr : find_row(result.rows, workload.id, "penstock", "park");
     const row* spin = workload.difference ? nullptr : find_row(result.rows, workload.id, "penstock", "spin_then_park");
     for (const auto& one : result.rows) {
@@ -348,6 +350,7 @@ void print_tables(std::ostream& out, const std::vector<workload>& what, const me
       } else {
         line.insert(line.end(), {"-", "-", "-", "-", "of " + std::to_string(one.tried)});
       }
+      if (fitted) line.push_back(number(static_cast<double>(one.events) / 1e6));
       line.insert(line.end(),
                   {one.state, times_better(park, one), times_better(spin, one), to_string(one.system.kind)});
       lines.push_back(std::move(line));
@@ -357,12 +360,15 @@ void print_tables(std::ostream& out, const std::vector<workload>& what, const me
         << workload.id << ": " << workload.what << " [" << workload.unit << ", "
         << (workload.direction == better::higher ? "more" : "less") << " is better]\n";
     print_columns(out, lines);
+    for (const auto& one : result.rows)
+      if (one.workload == workload.id && !one.detail.empty())
+        out << "  " << one.system.name << " (" << one.system.mode << "): " << one.detail << '\n';
   }
   out << "\n\"park x\", \"spin x\": how many times better penstock is than the row, publishing one event per call, "
          "with\n"
          "the pool parking or spinning first; compared in the same state only.\n";
   print_best_of_each_kind(out, what, result.rows);
-  print_missing(out);
+  print_missing(out, result.left_out);
   out << "\nGoals (judged with the pool's default, " << default_mode << ")\n";
   std::vector<std::vector<std::string>> lines{{"id", "goal", "target", "measured", ""}};
   for (const auto& one : goals)
@@ -391,6 +397,11 @@ std::string check_shape(const json& document) {
   if (!document["runs"].is_array() || document["runs"].empty()) return "runs must be an array that is not empty";
   for (const auto& one : document["runs"]) {
     names expected{"workload", "system", "mode", "unit", "median", "min", "max", "counted", "state"};
+    if (one.is_object() && one.contains("events")) {
+      expected.emplace_back("events");
+      if (!one["events"].is_number_unsigned() || one["events"] == 0)
+        return "events must be a count that is not 0: " + one.dump();
+    }
     if (one.is_object() && one.contains("histogram")) {
       expected.insert(expected.end(), {"one_way_ns", "histogram"});
       if (!one["histogram"].is_array() || one["histogram"].empty())

@@ -25,7 +25,7 @@ struct goal {
 /// Null when there is none.
 const row* find_row(const std::vector<row>& rows, const std::string& workload, const std::string& system,
                     const std::string& mode);
-/// Goal 1 has no answer while a peer that could be installed is missing: the best may be that one.
+/// Goals 1, 3d, 3e and 3h have no answer while a peer that could be here is missing: the best may be that one.
 std::vector<goal> judge(const std::vector<row>& rows, const std::vector<missing_peer>& missing);
 
 // The goals of workloads that have files of their own.
@@ -44,8 +44,7 @@ nlohmann::ordered_json to_json(const nlohmann::ordered_json& machine, const meas
 void print_tables(std::ostream& out, const std::vector<workload>& what, const measured& result,
                   const std::vector<goal>& goals);
 
-/// The peers this program was built without.
-void print_missing(std::ostream& out);
+void print_missing(std::ostream& out, const std::vector<missing_peer>& left_out);
 
 /// Empty when `document` has the agreed shape, else what is wrong with it.
 std::string check_shape(const nlohmann::ordered_json& document);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "resources.hpp"
+#include "roles.hpp"
 #include "run_system.hpp"
 
 #include <algorithm>
@@ -154,6 +155,7 @@ class ping_pong_state {
       one->checked_.expect(1, run.events, line_);
     }
     asking_.asking_ = true;
+    const threads_named as("consumer");
     pair_ = std::make_unique<Pair<sink>>(run, answering_, asking_);
   }
 

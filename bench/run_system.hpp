@@ -3,6 +3,7 @@
 #pragma once
 
 #include "allocation_counter.hpp"
+#include "roles.hpp"
 #include "sink.hpp"
 #include "system.hpp"
 
@@ -70,7 +71,10 @@ struct run_state {
         intervals(run.producers),
         sinks(run.subscribers) {}
 
-  void start_system(const shape& run) { system = std::make_unique<System<sink>>(run, std::span(sinks)); }
+  void start_system(const shape& run) {
+    const threads_named as("consumer");
+    system = std::make_unique<System<sink>>(run, std::span(sinks));
+  }
 
   /// The first subscriber's complaint, or nothing.
   std::string verdict() const {
@@ -97,15 +101,18 @@ void drive(std::unique_ptr<State>& state, const shape& run, Produce produce, Awa
   auto& now = *state;
   for (auto& sink : now.sinks) sink.expect(run.producers, run.events, now.line);
   now.start_system(run);
-  for (unsigned producer = 0; producer < run.producers; ++producer)
-    now.producers.emplace_back([&now, producer, produce] {
-      now.ready.arrive_and_wait();
-      auto& mine = now.intervals[producer];
-      mine.begin = steady::now();
-      produce(producer);
-      mine.end = steady::now();
-      now.produced.arrived();
-    });
+  {
+    const threads_named as("producer");
+    for (unsigned producer = 0; producer < run.producers; ++producer)
+      now.producers.emplace_back([&now, producer, produce] {
+        now.ready.arrive_and_wait();
+        auto& mine = now.intervals[producer];
+        mine.begin = steady::now();
+        produce(producer);
+        mine.end = steady::now();
+        now.produced.arrived();
+      });
+  }
 
   if (!await()) {
     outcome.problem = "not everything was delivered within " + std::to_string(run.give_up.count()) + " ms";

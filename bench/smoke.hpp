@@ -17,6 +17,9 @@ std::vector<std::string> check_the_checks();
 /// Its part for paced events, ping-pongs, back-pressure, idle subscriptions, and workloads with several figures.
 void check_further_runs(findings& found);
 
+/// Its part for goals and peers: what is missing leaves the goals that need it without an answer.
+void check_missing(findings& found);
+
 /// A made-up row with one figure.
 row made_row(std::string workload, std::string system, std::string mode, system_kind kind, double value,
              std::string state);

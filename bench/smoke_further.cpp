@@ -253,6 +253,34 @@ void check_figures(findings& found) {
   found.expect(!check_shape(document).empty(), "a bucket without a count is noticed");
 }
 
+/// A stream whose count is fitted: each event takes 200 us at least.
+void check_fit(findings& found) {
+  system_entry system;
+  system.name = "made up";
+  system.mode = "x";
+  system.stream = run_stream<tearing_system, 1>;
+  shape torn = run_of(101);
+  found.expect(noticed(fit(system, torn, 1ms), "checksum"), "a wrong run is noticed while the count is fitted");
+  system.stream = run_stream<holding, 1>;
+  workload what;
+  what.id = std::string(1, 'X');
+  what.depends_on = dependence::none;
+  what.applies = [](const system_entry&) { return true; };
+  what.to_fit = {run_of(1), run_of(2)};
+  what.fitted_time = 40ms;
+  what.run_fitted = [](const system_entry& system, const std::vector<shape>& shapes) {
+    return throughput(system, shapes.front());
+  };
+  measure_options how;
+  how.runs = 1;
+  const measured result = measure({what}, {system}, how, [](const std::string&) {});
+  const row* made = find_row(result.rows, "X", "made up", "x");
+  found.expect(made != nullptr && made->figure && made->figure->median <= 0.005, "a fitted run gives a figure");
+  // 200 on each shape; fewer where the machine was busy with other things, and rounded up.
+  found.expect(made != nullptr && made->events >= 20 && made->events <= 440,
+               "so many events are given as fit into the time");
+}
+
 void check_their_goals(findings& found) {
   const auto peer = system_kind::bounded_parking;
   const auto mine = system_kind::subject;
@@ -308,6 +336,7 @@ void check_further_runs(findings& found) {
   check_rest(found);
   check_histogram(found);
   check_figures(found);
+  check_fit(found);
   check_their_goals(found);
 }
 

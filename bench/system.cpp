@@ -47,4 +47,11 @@ std::vector<system_entry> registered_systems() {
 // The build says what it left out, as initialisers; see meson.build.
 std::vector<missing_peer> missing_peers() { return {BENCH_MISSING}; }
 
+std::vector<missing_peer> left_out() {
+  auto all = missing_peers();
+  for (const auto& one : registered_systems())
+    if (!one.apart.empty()) all.push_back({one.name + " (" + one.mode + ") in E.paced, E.rare", "", one.apart, false});
+  return all;
+}
+
 }  // namespace bench

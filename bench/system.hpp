@@ -56,6 +56,7 @@ struct idle_outcome {
   std::string problem;
   double heap_bytes = 0;      ///< per subscription, taken from the allocator and not given back
   double resident_bytes = 0;  ///< per subscription, growth of the process's resident memory
+  std::string blocks;         ///< what the heap bytes consist of, in words
 };
 
 enum class payload { small, text };
@@ -94,7 +95,8 @@ struct further_runs {
   rest_outcome (*rest)(const shape& run, std::chrono::milliseconds how_long) = nullptr;
 };
 
-/// Divides the fixed counts of a workload for a system that would take seconds. The figure is per event and stays.
+/// Divides the counts of a workload that has fixed ones, for a system that would take seconds. The figure is per event
+/// and stays.
 struct fewer_events {
   unsigned to_one = 1;  ///< with one subscriber
   unsigned to_several = 1;
@@ -142,6 +144,9 @@ struct system_entry {
   std::string note;      ///< one sentence for the reader of the figures
   unsigned span = 1;     ///< events per publish call
   bool feature = false;  ///< penstock with something optional on: measured in workload K only
+  /// Why events are not measured one at a time although it is bounded and parks; empty: they are.
+  std::string apart = {};
+  bool own_memory = false;  ///< its memory comes from a pool that the counter of allocations does not see
   /// It has no place for more.
   unsigned up_to_producers = most_producers;
   fewer_events divided = {};
@@ -161,12 +166,16 @@ struct system_entry {
 bool register_system(system_entry entry);
 std::vector<system_entry> registered_systems();
 
-/// A peer this program was built without.
+/// A peer without figures, or without some of them.
 struct missing_peer {
   std::string name;
   std::string package;  ///< the Debian package to install; empty when none helps
   std::string why;
+  bool awaited = true;  ///< it could be here and be the best: goals that compare with the best peer have no answer
 };
+/// Those this program was built without.
 std::vector<missing_peer> missing_peers();
+/// And those that stand apart in E.
+std::vector<missing_peer> left_out();
 
 }  // namespace bench

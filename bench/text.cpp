@@ -57,7 +57,7 @@ void add_text(std::vector<workload>& all, effort how_much) {
   counting.unit = "allocations/publish";
   counting.direction = better::lower;
   counting.depends_on = dependence::none;
-  counting.applies = takes_texts;
+  counting.applies = [](const system_entry& system) { return takes_texts(system) && !system.own_memory; };
   counting.run = [events](const system_entry& system) { return allocations(system, events / 4); };
   all.push_back(std::move(counting));
 }

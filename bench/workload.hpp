@@ -5,6 +5,7 @@
 #include "histogram.hpp"
 #include "system.hpp"
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -34,6 +35,7 @@ struct measurement {
   double value = 0;
   std::vector<double> values;  ///< one for each of the workload's `figures`, if it has any
   histogram distribution;      ///< of what one run measured many times; may be empty
+  std::string detail;          ///< told below the table, of the last run; may be empty
 };
 
 struct workload {
@@ -47,6 +49,10 @@ struct workload {
   std::function<bool(const system_entry&)> applies;
   std::function<measurement(const system_entry&)> run;
   std::function<measurement(const system_entry&)> warm_up;  ///< a short run before the counted ones; may be empty
+  /// Instead of these two: what a run consists of, with as many events as each system is given before its counted runs.
+  std::vector<shape> to_fit;
+  std::chrono::duration<double> fitted_time{0};  ///< that the system then works on each shape, about
+  std::function<measurement(const system_entry&, const std::vector<shape>&)> run_fitted;
   std::size_t times = 1;    ///< counted runs it needs, in multiples of what was asked for
   bool difference = false;  ///< the figure is one: no ratio of two rows means anything, and its spread is not relative
 };
@@ -56,6 +62,9 @@ measurement failed_run(const std::string& problem, bool stuck);
 shape shaped(unsigned producers, unsigned subscribers, std::uint64_t events);
 measurement throughput(const system_entry& system, const shape& run);
 workload stream_workload(const char* id, const char* what, const char* unit, const shape& run);
+/// Gives `run` so many events that the system works on it for about `time`, by runs that grow until one has taken so
+/// long. The first has the events that `run` comes with. Tells only what went wrong.
+measurement fit(const system_entry& system, shape& run, std::chrono::duration<double> time);
 
 std::vector<workload> workloads(effort how_much);
 

@@ -1,7 +1,7 @@
 // Peer: Boost.Asio's concurrent_channel, one per subscriber, read by coroutines on a thread_pool; plain, and with care.
 // Floor 9, bench.
 #include "../event.hpp"
-#include "../run_system.hpp"
+#include "../further.hpp"
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -130,6 +130,7 @@ const bool plain = register_system({
     .mode = "plain",
     .kind = system_kind::bounded_parking,
     .note = "a concurrent_channel per subscriber; coroutines co_await async_send and async_receive for each event",
+    .apart = "its producers are coroutines, and a single event comes from outside; its consumers wait as with care",
     .divided = {.to_one = 5, .to_several = 5},
     .stream = run_stream<asio_plain, 1>,
 });
@@ -141,6 +142,7 @@ const bool with_care = register_system({
     .divided = {.to_one = 2, .to_several = 2},
     .stream = run_stream<asio_with_care, 1>,
     .allocations = run_allocations<asio_with_care>,
+    .further = further_runs_of<asio_with_care>(),
 });
 
 }  // namespace

@@ -1,7 +1,8 @@
 // Peer: streams of the C++ Actor Framework 0.17, which its flows replaced later: batches between actors, on credit.
 // Floor 9, bench.
 #include "../event.hpp"
-#include "../run_system.hpp"
+#include "../further.hpp"
+#include "caf_parts.hpp"
 
 #include <caf/all.hpp>
 
@@ -21,10 +22,6 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(std::vector<bench::small_event>)
 namespace bench {
 namespace {
 
-struct config : caf::actor_system_config {
-  explicit config(unsigned workers) { set("scheduler.max-threads", workers); }
-};
-
 /// A source is asked for events when there is credit, and cannot be pushed into from outside. So a producer is a
 /// source, an actor with a thread of its own, and the producer's thread of the run sleeps until that source has sent
 /// everything.
@@ -33,9 +30,9 @@ class caf_streams {
  public:
   using E = typename Sink::event_type;
 
-  caf_streams(const shape& run, std::span<Sink> sinks) : config_(run.workers), system_(config_) {
+  caf_streams(const shape& run, std::span<Sink> sinks) : actors_(run.workers) {
     for (auto& sink : sinks)
-      actors_.push_back(system_.spawn([taker = &sink](caf::event_based_actor* self) {
+      actors_.add(actors_.system().spawn([taker = &sink](caf::event_based_actor* self) {
         return caf::behavior{[self, taker](caf::stream<E> in) {
           return caf::attach_stream_sink(
               self, in, [](caf::unit_t&) {},
@@ -49,31 +46,25 @@ class caf_streams {
 
   void produce(unsigned producer, std::uint64_t events, std::int64_t now_ns) {
     auto sent = std::make_shared<std::promise<void>>();
-    system_.template spawn<caf::detached>([this, producer, events, now_ns, sent](caf::event_based_actor* self) {
-      auto source = caf::attach_stream_source(
-          self, actors_.front(), [](std::uint64_t& sequence) { sequence = 0; },
-          [producer, events, now_ns](std::uint64_t& sequence, caf::downstream<E>& out, std::size_t wanted) {
-            const std::uint64_t end = std::min<std::uint64_t>(events, sequence + wanted);
-            while (sequence < end) out.push(E::make(producer, sequence++, now_ns));
-          },
-          [events](const std::uint64_t& sequence) { return sequence == events; },
-          [sent](std::uint64_t&, const caf::error&) { sent->set_value(); });
-      for (std::size_t i = 1; i < actors_.size(); ++i) source.ptr()->add_outbound_path(actors_[i]);
-    });
+    actors_.system().template spawn<caf::detached>(
+        [this, producer, events, now_ns, sent](caf::event_based_actor* self) {
+          auto source = caf::attach_stream_source(
+              self, actors_.all().front(), [](std::uint64_t& sequence) { sequence = 0; },
+              [producer, events, now_ns](std::uint64_t& sequence, caf::downstream<E>& out, std::size_t wanted) {
+                const std::uint64_t end = std::min<std::uint64_t>(events, sequence + wanted);
+                while (sequence < end) out.push(E::make(producer, sequence++, now_ns));
+              },
+              [events](const std::uint64_t& sequence) { return sequence == events; },
+              [sent](std::uint64_t&, const caf::error&) { sent->set_value(); });
+          for (std::size_t i = 1; i < actors_.all().size(); ++i) source.ptr()->add_outbound_path(actors_.all()[i]);
+        });
     sent->get_future().wait();
   }
 
-  std::string finish() {
-    for (const auto& actor : actors_) caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
-    actors_.clear();
-    system_.await_all_actors_done();
-    return {};
-  }
+  std::string finish() { return actors_.finish(); }
 
  private:
-  config config_;
-  caf::actor_system system_;
-  std::vector<caf::actor> actors_;
+  caf_actors_of_a_run actors_;
 };
 
 const bool registered = register_system({
@@ -82,7 +73,9 @@ const bool registered = register_system({
     .kind = system_kind::bounded_parking,
     .note = "a source actor with a thread per producer, a sink actor per subscriber; the framework chooses batches and "
             "credit, which bound what is on the way instead of the capacity",
+    .apart = "a source is asked for events by the framework, in batches; nobody can say when an event is published",
     .stream = run_stream<caf_streams, 1>,
+    .further = {.back_pressure = run_back_pressure<caf_streams>, .rest = run_rest<caf_streams>},
 });
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Peer: oneTBB's flow graph, a limiter_node and a serial function_node per subscriber, in an arena.
 // Floor 9, bench.
 #include "../event.hpp"
-#include "../run_system.hpp"
+#include "../further.hpp"
 
 #include <oneapi/tbb/flow_graph.h>
 #include <oneapi/tbb/global_control.h>
@@ -93,8 +93,14 @@ const bool registered = register_system({
     .kind = system_kind::bounded_parking,
     .note = "a limiter_node and a serial function_node per subscriber; allocates from a pool of its own, so its "
             "allocations are not counted",
+    .own_memory = true,
     .divided = {.to_one = 4, .to_several = 2},
     .stream = run_stream<onetbb_flow_graph, 1>,
+    // No ping-pong: the threads that are allowed are allowed to the process, so that two graphs share one.
+    .further = {.paced = run_paced<onetbb_flow_graph>,
+                .back_pressure = run_back_pressure<onetbb_flow_graph>,
+                .texts = run_stream<onetbb_flow_graph, 1, text_event>,
+                .rest = run_rest<onetbb_flow_graph>},
 });
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Peer: oneTBB's concurrent_bounded_queue, one per subscriber, with consumer threads.
 // Floor 9, bench.
 #include "../event.hpp"
-#include "../run_system.hpp"
+#include "../further.hpp"
 
 #include <oneapi/tbb/concurrent_queue.h>
 
@@ -94,8 +94,10 @@ const bool registered = register_system({
     .kind = system_kind::bounded_parking,
     .note = "a concurrent_bounded_queue per subscriber, push and pop wait; allocates from a pool of its own, so its "
             "allocations are not counted",
+    .own_memory = true,
     .divided = {.to_one = 4, .to_several = 5},
     .stream = run_stream<onetbb_queue, 1>,
+    .further = further_runs_of<onetbb_queue>(),
 });
 
 }  // namespace

@@ -11,7 +11,9 @@
 
 #include <chrono>
 #include <cstddef>
+#include <iomanip>
 #include <span>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -113,6 +115,20 @@ struct on_one_pool {
   };
 };
 
+/// What each subscription takes, by the size of the blocks, the largest first.
+std::string told_blocks(const live_blocks& before, const live_blocks& after, unsigned count, double bytes) {
+  std::ostringstream text;
+  text << std::setprecision(4);
+  for (std::size_t place = before.size() - 2; place > 0; --place) {
+    const double each = static_cast<double>(after[place] - before[place]) / count;
+    if (each == 0) continue;
+    text << each << " of " << place * block_step << ", ";
+    bytes -= each * static_cast<double>(place * block_step);
+  }
+  text << "and " << bytes << " bytes in larger ones, which all share";
+  return "blocks of bytes, a subscription: " + text.str();
+}
+
 /// Subscriptions of one topic that never got an event.
 idle_outcome idle_subscriptions(unsigned count, std::size_t capacity) {
   idle_outcome outcome;
@@ -124,12 +140,14 @@ idle_outcome idle_subscriptions(unsigned count, std::size_t capacity) {
   std::uint64_t calls = 0;
   malloc_trim(0);  // pages an earlier run left behind would hide the growth
   const double resident = resident_bytes();
+  const live_blocks blocks_before = allocation_counter::blocks();
   const allocation_count before = allocation_counter::start();
   for (const auto& name : names)
     subscriptions.push_back(runtime.bus().subscribe<small_event>(name, penstock::subscribe_options().capacity(capacity),
                                                                  [&calls](const small_event&) { ++calls; }));
   const allocation_count after = allocation_counter::stop();
   outcome.heap_bytes = static_cast<double>(after.live_bytes - before.live_bytes) / count;
+  outcome.blocks = told_blocks(blocks_before, allocation_counter::blocks(), count, outcome.heap_bytes);
   outcome.resident_bytes = (resident_bytes() - resident) / count;
   const auto report = runtime.shutdown(60s, "the run is over");
   if (!report.clean()) outcome.problem = to_string(report);
