@@ -489,9 +489,10 @@ std::size_t channel::look_ahead(std::byte* out, std::size_t stride, std::size_t 
 }
 
 bool channel::sleep_in_log() noexcept {
+  const std::uint64_t cursor = head_ + shift_;  // from here on another worker may be the consumer
   asleep_.store(1);
   // The channel may leave meanwhile: whoever makes it leave lowers in_log_, then looks whether a consumer sleeps.
-  if (in_log() && log_->sleep(head_ + shift_)) return true;
+  if (in_log() && log_->sleep(cursor)) return true;
   return asleep_.exchange(0) == 0;
 }
 

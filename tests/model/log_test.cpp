@@ -52,10 +52,10 @@ bool reads_log(const penstock::subscription& handle) { return core_of(handle).ch
 /// How many events were ever written into the log of its topic.
 std::uint64_t logged(const penstock::subscription& handle) { return core_of(handle).topic().log().position(); }
 
-/// Two threads more than elsewhere may be preempted: the readers enter the log first.
+/// More switches than elsewhere: the readers enter the log first.
 template <class Scenario>
-void explore(Scenario&& scenario) {
-  penstock::testing::explore(explore_options().each(penstock::testing::simulation_options().preemptions(5)),
+void explore(Scenario&& scenario, unsigned preemptions = 5) {
+  penstock::testing::explore(explore_options().each(penstock::testing::simulation_options().preemptions(preemptions)),
                              std::forward<Scenario>(scenario));
 }
 
@@ -1030,7 +1030,7 @@ TEST_CASE("of a span that may not wait each reader of the log takes as many as i
 
 TEST_CASE("readers of the log that rest are woken by what is published, whoever goes to sleep meanwhile") {
   coverage written("events written into the log", 50'000);
-  explore([&](simulation& sim) {
+  const auto scenario = [&](simulation& sim) {
     litter events;
     {
       std::vector<reader> readers(2 + sim.random(2));
@@ -1048,11 +1048,15 @@ TEST_CASE("readers of the log that rest are woken by what is published, whoever 
           }
         });
       }
-      if (sim.random(2) == 0) {
+      if (sim.random(4) != 0) {
         sim.thread("leaver", [&] {  // as an offer does that the log cannot serve
-          sim.yield();
-          auto& core = core_of(readers[sim.random(readers.size())].handle);
-          core.topic().leave_log(core);
+          for (int times = 0; times < 4; ++times) {
+            sim.yield();
+            for (reader& each : readers) {
+              auto& core = core_of(each.handle);
+              core.topic().leave_log(core);
+            }
+          }
         });
       }
       sim.run_until_idle();
@@ -1062,7 +1066,9 @@ TEST_CASE("readers of the log that rest are woken by what is published, whoever 
       sim.require(penstock_test::nobody_looked(sim), "somebody waited for an event that nobody was writing");
       end(sim, events, readers);
     }
-  });
+  };
+  explore(scenario);
+  explore(scenario, 24);
   written.check();
 }
 
@@ -1113,7 +1119,7 @@ TEST_CASE(
 
 TEST_CASE("a reader that is made to leave the log while publishers wait there loses none of them, and no event") {
   coverage waited("a reader left while somebody waited there", 1'000);
-  explore([&](simulation& sim) {
+  const auto scenario = [&](simulation& sim) {
     litter events;
     {
       std::vector<reader> readers(2);
@@ -1153,7 +1159,9 @@ TEST_CASE("a reader that is made to leave the log while publishers wait there lo
       }
       end(sim, events, readers);
     }
-  });
+  };
+  explore(scenario);
+  explore(scenario, 24);  // who leaves, who reads and who waits all stand still at once
   waited.check();
 }
 
@@ -1212,5 +1220,47 @@ TEST_CASE(
       end(sim, events, readers);
     }
   });
+  in_log.check();
+}
+
+TEST_CASE(
+    "a reader that goes on and falls asleep while it is made to leave the log is woken for those who wait there") {
+  coverage in_log("the publishers waited in the log", 10'000);
+  const auto scenario = [&](simulation& sim) {
+    litter events;
+    {
+      auto held = std::make_shared<penstock::testing::gate>(sim.gate("the full reader's call"));
+      held->open();
+      std::vector<reader> readers(2);
+      readers[0].join(sim, sim.runtime().bus(), 1, overflow::block, held);
+      readers[1].join(sim, sim.runtime().bus(), 4);
+      const auto out = sim.runtime().bus().publisher<tracked>();
+      enter_log(sim, events, out, readers);
+      held->close();
+      for (std::uint32_t i = 0; i < 2; ++i) {
+        sim.require(out.try_emplace(events, 0U, i).accepted() == 2, "a free seat was not given");
+        sim.run_until_idle();
+      }
+      for (std::uint32_t producer = 1; producer <= 2; ++producer) {
+        sim.thread("publisher", [&, producer] {
+          sim.sleep_for(std::chrono::microseconds(100 * producer));
+          sim.require(out.emplace(events, producer, 0U).accepted() == 2, "a waiting publish was not accepted by all");
+        });
+      }
+      sim.run_for(500us);
+      if (reads_log(readers[0].handle)) in_log.count();
+      sim.thread("leaver", [&] {
+        held->open();
+        auto& core = core_of(readers[0].handle);
+        core.topic().leave_log(core);
+      });
+      sim.run_until_idle();
+      sim.require_all_done();
+      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      for (reader& each : readers) sim.require(each.handled.size() == 4, "an event was lost");
+      end(sim, events, readers);
+    }
+  };
+  explore(scenario, 32);  // both stand still at two places
   in_log.check();
 }
