@@ -1264,3 +1264,37 @@ TEST_CASE(
   explore(scenario, 32);  // both stand still at two places
   in_log.check();
 }
+
+TEST_CASE("a reader that goes to sleep in the log while it is made to leave it is woken by the next event") {
+  coverage left("readers that left the log", 10'000);
+  const auto scenario = [&](simulation& sim) {
+    litter events;
+    {
+      std::vector<reader> readers(2);
+      for (reader& each : readers) each.join(sim, sim.runtime().bus(), 4);
+      const auto out = sim.runtime().bus().publisher<tracked>();
+      enter_log(sim, events, out, readers);
+      for (std::uint32_t round = 0; round < 3; ++round) {
+        // The second of two events is the next one: to a topic whose log nobody reads any more.
+        sim.require(out.try_emplace(events, 0U, 2 * round).accepted() == 2, "a free seat was not given");
+        sim.thread("leaver", [&] {
+          for (std::uint64_t i = sim.random(3); i > 0; --i) sim.yield();
+          for (reader& each : readers) {
+            if (reads_log(each.handle)) left.count();
+            auto& core = core_of(each.handle);
+            core.topic().leave_log(core);
+          }
+        });
+        sim.run_until_idle();
+        sim.require_all_done();
+        sim.require(out.try_emplace(events, 0U, 2 * round + 1).accepted() == 2, "a free seat was not given");
+        sim.run_until_idle();
+        for (reader& each : readers)
+          sim.require(each.handled.size() == 2 * round + 2, "an event lies there and its reader sleeps");
+      }
+      end(sim, events, readers);
+    }
+  };
+  explore(scenario, 32);
+  left.check();
+}
