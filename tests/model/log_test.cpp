@@ -1072,9 +1072,7 @@ TEST_CASE("readers of the log that rest are woken by what is published, whoever 
   written.check();
 }
 
-TEST_CASE(
-    "a handler's output that finds readers of the log full stands in their lines, and its lane takes nothing "
-    "meanwhile") {
+TEST_CASE("a handler's output that finds readers of the log full stands in their lines until they have seats") {
   coverage parked("outputs that were parked", 500);
   struct order {
     std::uint32_t number = 0;
@@ -1165,9 +1163,7 @@ TEST_CASE("a reader that is made to leave the log while publishers wait there lo
   waited.check();
 }
 
-TEST_CASE(
-    "a publisher in the log that has looked by itself is told of its seat at once, one that has not when half are "
-    "free") {
+TEST_CASE("a publisher in the log that has looked by itself is told of its seat at once, others when half are free") {
   coverage in_log("the publishers waited in the log", 10'000);
   explore([&](simulation& sim) {
     litter events;
