@@ -8,6 +8,10 @@
 #include "bus/subscription_core.hpp"
 #include "bus/topic.hpp"
 
+#include <penstock/exec/retry_policy.hpp>
+#include <penstock/exec/sleep.hpp>
+#include <penstock/exec/task.hpp>
+#include <penstock/runtime/log.hpp>
 #include <penstock/testing/simulation.hpp>
 
 #include <algorithm>
@@ -17,6 +21,8 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
+#include <stdexcept>
 #include <stop_token>
 #include <string>
 #include <utility>
@@ -1293,4 +1299,64 @@ TEST_CASE("a reader that goes to sleep in the log while it is made to leave it i
   };
   explore(scenario, 32);
   left.check();
+}
+
+TEST_CASE("readers of the log whose calls wait, or are tried again, keep their event and their place") {
+  coverage written("events written into the log", 20'000);
+  coverage again("calls that were tried again");
+  explore([&](simulation& sim) {
+    litter events;
+    {
+      std::vector<reader> readers(3);
+      for (reader& each : readers) each.capacity = 1 + sim.random(3);
+      const auto bus = sim.runtime(penstock::runtime_options().log_to([](const penstock::log_record&) {})).bus();
+      readers[0].handle =
+          bus.subscribe<tracked>("suspended", subscribe_options().capacity(readers[0].capacity),
+                                 [&](const tracked& event) -> penstock::task<> {
+                                   const inside_call here(readers[0].calls);
+                                   sim.require(readers[0].calls == 1, "two calls of one lane overlap");
+                                   readers[0].handled.emplace_back(event.producer, event.index);
+                                   if (event.producer != warming && sim.random(2) == 0)
+                                     co_await penstock::sleep_for(20us);
+                                   sim.require(readers[0].handled.back() == event_id{event.producer, event.index},
+                                               "the event of a call changed while it waited");
+                                 });
+      std::map<event_id, int> attempts;
+      readers[1].handle = bus.subscribe<tracked>(
+          "tried again",
+          subscribe_options().capacity(readers[1].capacity).retry(penstock::retry_policy().attempts(2).backoff(20us)),
+          [&](const tracked& event) {
+            const event_id id{event.producer, event.index};
+            if (attempts[id]++ == 0 && id.first != warming && sim.random(4) == 0) {
+              again.count();
+              throw std::runtime_error("as planned");
+            }
+            readers[1].handled.push_back(id);
+          });
+      readers[2].join(sim, bus, readers[2].capacity);
+      const auto out = bus.publisher<tracked>();
+      enter_log(sim, events, out, readers);
+      const std::uint64_t before = logged(readers[0].handle);
+      journal published;
+      for (std::uint32_t producer = 0; producer < 2; ++producer) {
+        sim.thread("publisher", [&, producer] {
+          for (std::uint32_t index = 0; index < 4; ++index) {
+            const publish_result result =
+                published.note(producer, index, [&] { return out.emplace(events, producer, index); });
+            sim.require(result.matched() == 3 && result.accepted() == 3, "a waiting publish was not accepted by all");
+          }
+        });
+      }
+      sim.run_until_idle();
+      sim.require_all_done();
+      written.count(logged(readers[0].handle) - before);
+      for (reader& each : readers) {
+        sim.require(each.handled.size() == 8, "an event was lost");
+        published.require_in_order(sim, each.handled);
+      }
+      end(sim, events, readers);
+    }
+  });
+  written.check();
+  again.check();
 }
