@@ -71,7 +71,7 @@ struct counted {
 std::uint32_t scaled(int full) {
   const char* percent = std::getenv("PENSTOCK_STRESS");
   const double share = percent != nullptr ? std::atof(percent) / 100 : 1.0;
-  const double count = full * share / (sanitized ? 20 : 1);
+  const double count = full * share / (sanitized ? 5 : 1);
   return count < 1 ? 1 : static_cast<std::uint32_t>(count);
 }
 
@@ -141,7 +141,7 @@ void run_traffic() {
   const time_limit limit(sanitized ? 300 : 120);
   const std::uint64_t seed = seed_of_run();
   INFO("seed " << seed << ": PENSTOCK_TEST_SEED");
-  const std::uint32_t each = scaled(40'000);
+  const std::uint32_t each = scaled(80'000);
   {
     penstock::runtime rt(runtime_options().pool("default", worker_pool_options().threads(3).budget(7)));
     std::array<listener<Event>, 8> constant;
