@@ -1,5 +1,5 @@
-// The log that the subscriptions of a topic share, through the bus, under preemption at every atomic operation and lock.
-// Floor 9, room tests.
+// The log that the subscriptions of a topic share, through the bus, under preemption at every atomic operation and
+// lock. Floor 9, room tests.
 #include "../support/catch.hpp"
 #include "coverage.hpp"
 #include "tracked.hpp"
@@ -8,6 +8,10 @@
 #include "bus/subscription_core.hpp"
 #include "bus/topic.hpp"
 
+#include <penstock/exec/retry_policy.hpp>
+#include <penstock/exec/sleep.hpp>
+#include <penstock/exec/task.hpp>
+#include <penstock/runtime/log.hpp>
 #include <penstock/testing/simulation.hpp>
 
 #include <algorithm>
@@ -17,6 +21,8 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
+#include <stdexcept>
 #include <stop_token>
 #include <string>
 #include <utility>
@@ -52,10 +58,10 @@ bool reads_log(const penstock::subscription& handle) { return core_of(handle).ch
 /// How many events were ever written into the log of its topic.
 std::uint64_t logged(const penstock::subscription& handle) { return core_of(handle).topic().log().position(); }
 
-/// Two threads more than elsewhere may be preempted: the readers enter the log first.
+/// More switches than elsewhere: the readers enter the log first.
 template <class Scenario>
-void explore(Scenario&& scenario) {
-  penstock::testing::explore(explore_options().each(penstock::testing::simulation_options().preemptions(5)),
+void explore(Scenario&& scenario, unsigned preemptions = 5) {
+  penstock::testing::explore(explore_options().each(penstock::testing::simulation_options().preemptions(preemptions)),
                              std::forward<Scenario>(scenario));
 }
 
@@ -127,10 +133,10 @@ struct reader {
   std::size_t capacity = 0;
   overflow policy = overflow::block;
   std::vector<event_id> handled;
-  std::map<event_id, int> dropped;   // told of by on_drop
+  std::map<event_id, int> dropped;    // told of by on_drop
   std::map<event_id, int> discarded;  // told of by on_undelivered
   int calls = 0;
-  bool over = false;  // closed: nothing may come any more
+  bool over = false;              // closed: nothing may come any more
   penstock::subscription handle;  // the last member: when it goes, the others are still there
 
   void join(simulation& sim, const penstock::event_bus& bus, std::size_t room, overflow when_full = overflow::block,
@@ -140,8 +146,9 @@ struct reader {
     subscribe_options options;
     options.capacity(room).overflow(when_full);
     if (when_full != overflow::block && when_full != overflow::fail) {
-      options.on_drop<tracked>(
-          [this](const tracked& event, drop_reason) noexcept { ++dropped[{event.producer, event.index}]; });
+      options.on_drop<tracked>([this](const tracked& event, drop_reason) noexcept {
+        ++dropped[{event.producer, event.index}];
+      });
     }
     handle = bus.subscribe<tracked>("reader", std::move(options), [this, &sim, held](const tracked& event) {
       sim.require(!over, "an event was handled after its subscription had ended");
@@ -166,7 +173,8 @@ void enter_log(simulation& sim, litter& events, const penstock::publisher<tracke
     return std::all_of(readers.begin(), readers.end(), [](const auto& each) { return reads_log(each.handle); });
   };
   for (std::uint32_t i = 0; i < 3 && !all_in(); ++i) {
-    sim.require(out.try_emplace(events, warming, i).accepted() == readers.size(), "an idle subscription refused an event");
+    sim.require(out.try_emplace(events, warming, i).accepted() == readers.size(),
+                "an idle subscription refused an event");
     sim.run_until_idle();
   }
   sim.require(all_in(), "a subscription with nothing to do does not read the log");
@@ -195,7 +203,8 @@ TEST_CASE("what is written once into the log of a topic is handled by each of it
       std::vector<reader> readers(2 + sim.random(2));
       for (std::size_t i = 0; i < readers.size(); ++i) {
         constexpr overflow policies[] = {overflow::block, overflow::fail, overflow::drop_newest};
-        readers[i].join(sim, sim.runtime().bus(), 1 + sim.random(3), i == 0 ? overflow::block : policies[sim.random(3)]);
+        readers[i].join(sim, sim.runtime().bus(), 1 + sim.random(3),
+                        i == 0 ? overflow::block : policies[sim.random(3)]);
       }
       const auto out = sim.runtime().bus().publisher<tracked>();
       enter_log(sim, events, out, readers);
@@ -205,9 +214,12 @@ TEST_CASE("what is written once into the log of a topic is handled by each of it
       for (std::uint32_t producer = 0; producer < 3; ++producer) {
         sim.thread("publisher", [&, producer] {
           for (std::uint32_t index = 0; index < 3; ++index) {
-            const publish_result result = published.note(producer, index, [&] { return out.emplace(events, producer, index); });
-            sim.require(result.matched() == readers.size(), "a publish was not offered to each reader, or to one twice");
-            sim.require(result.accepted() + result.dropped() + result.rejected() == readers.size(), "an offer has no fate");
+            const publish_result result =
+                published.note(producer, index, [&] { return out.emplace(events, producer, index); });
+            sim.require(result.matched() == readers.size(),
+                        "a publish was not offered to each reader, or to one twice");
+            sim.require(result.accepted() + result.dropped() + result.rejected() == readers.size(),
+                        "an offer has no fate");
             sim.require(result.error() == errc::none, "a refusal by policy is no error");
             accepted += result.accepted();
           }
@@ -218,7 +230,8 @@ TEST_CASE("what is written once into the log of a topic is handled by each of it
           const reader& seen = readers[sim.random(readers.size())];
           const penstock::ledger counted = seen.handle.ledger();
           sim.require(counted.pending <= 3, "more wait than there are publishers: " + penstock::to_string(counted));
-          sim.require(counted.queued <= 12 && counted.running <= 12, "more fates than offers: " + penstock::to_string(counted));
+          sim.require(counted.queued <= 12 && counted.running <= 12,
+                      "more fates than offers: " + penstock::to_string(counted));
           sim.yield();
         }
       });
@@ -231,7 +244,8 @@ TEST_CASE("what is written once into the log of a topic is handled by each of it
         published.require_in_order(sim, each.handled);
         const penstock::ledger counted = each.handle.ledger();
         sim.require(each.handled.size() + counted.dropped + counted.rejected.full == 9, "an event was lost");
-        sim.require(each.lossy() || each.handled.size() == 9, "a subscription that makes publishers wait lost an event");
+        sim.require(each.lossy() || each.handled.size() == 9,
+                    "a subscription that makes publishers wait lost an event");
         sim.require(each.policy != overflow::drop_newest || each.dropped.size() == counted.dropped,
                     "a drop was counted and not told, or told and not counted");
         for (const auto& [event, times] : each.dropped)
@@ -278,7 +292,8 @@ TEST_CASE("a publisher that waits in the log for a full reader delays no other r
       const std::size_t seats = 1 + readers[0].capacity;
       sim.require(readers[1].handled.size() == publishers && readers[2].handled.size() == publishers,
                   "a reader waited for another one that is full");
-      sim.require(returned == std::min<std::size_t>(seats, publishers), "a publish did not wait for its seat, or for more");
+      sim.require(returned == std::min<std::size_t>(seats, publishers),
+                  "a publish did not wait for its seat, or for more");
       const penstock::ledger full = readers[0].handle.ledger();
       sim.require(full.running == 1 && full.queued == returned - 1 && full.pending == publishers - returned,
                   "the full reader's ledger is off: " + penstock::to_string(full));
@@ -314,7 +329,8 @@ TEST_CASE("a reader that drops or refuses, and is full while others read on, get
       enter_log(sim, events, out, readers);
       held->close();
       journal published;
-      sim.require(published.note(0, 0, [&] { return out.try_emplace(events, 0U, 0U); }).accepted() == 3, "a free seat was not given");
+      sim.require(published.note(0, 0, [&] { return out.try_emplace(events, 0U, 0U); }).accepted() == 3,
+                  "a free seat was not given");
       sim.run_until_idle();  // it is in the call
       std::uint64_t dropped = 0;
       std::uint64_t rejected = 0;
@@ -324,7 +340,8 @@ TEST_CASE("a reader that drops or refuses, and is full while others read on, get
       for (std::uint32_t producer = 0; producer < publishers; ++producer) {
         sim.thread("publisher", [&, producer] {
           for (std::uint32_t index = producer == 0 ? 1 : 0; index < each_publishes; ++index) {
-            const publish_result result = published.note(producer, index, [&] { return out.emplace(events, producer, index); });
+            const publish_result result =
+                published.note(producer, index, [&] { return out.emplace(events, producer, index); });
             sim.require(result.matched() == 3 && result.accepted() + result.dropped() + result.rejected() == 3 &&
                             result.accepted() >= 2,
                         "a reader with room refused an event");
@@ -338,8 +355,10 @@ TEST_CASE("a reader that drops or refuses, and is full while others read on, get
       if (!reads_log(readers[0].handle)) left.count();
       const std::size_t seats = 1 + readers[0].capacity;  // one is in the call
       const auto counted_of = [&] { return readers[0].handle.ledger(); };
-      sim.require(counted_of().accepted - counted_of().handled == seats, "it has not as many events as it has room for");
-      sim.require(dropped + rejected == 8 - seats && refused.size() == 8 - seats, "an event was refused that had a seat");
+      sim.require(counted_of().accepted - counted_of().handled == seats,
+                  "it has not as many events as it has room for");
+      sim.require(dropped + rejected == 8 - seats && refused.size() == 8 - seats,
+                  "an event was refused that had a seat");
       sim.require((policy == overflow::drop_newest ? rejected : dropped) == 0, "refused against the policy");
       held->open();
       sim.run_until_idle();
@@ -355,7 +374,8 @@ TEST_CASE("a reader that drops or refuses, and is full while others read on, get
         sim.require(readers[0].dropped.size() == refused.size(), "a drop was not told");
         for (const event_id& each : refused) sim.require(readers[0].dropped[each] == 1, "a drop was not told once");
       }
-      sim.require(counted_of().dropped == dropped && counted_of().rejected.full == rejected, "results and ledger differ");
+      sim.require(counted_of().dropped == dropped && counted_of().rejected.full == rejected,
+                  "results and ledger differ");
       for (std::size_t i = 1; i < 3; ++i) {
         sim.require(readers[i].handled.size() == 8, "another reader lost an event");
         published.require_in_order(sim, readers[i].handled);
@@ -409,7 +429,8 @@ TEST_CASE("a publish that gives up in the log is refused by the full reader alon
             result = out.publish(event, stop.get_token());
           else
             result = out.publish_until(sim.now() + given_up_after - std::chrono::microseconds(100 * producer), event);
-          sim.require(result.matched() == 2 && result.accepted() + result.rejected() == 2, "a publish has no fate, or two");
+          sim.require(result.matched() == 2 && result.accepted() + result.rejected() == 2,
+                      "a publish has no fate, or two");
           sim.require(result.accepted() == 2 ? result.error() == errc::none : mine && result.error() == reason,
                       "the error is not what came of the publish");
           sim.require(result.accepted() >= 1, "a reader with room refused an event");
@@ -471,20 +492,21 @@ TEST_CASE("each event that meets the end of a reader of the log is handled, give
       std::vector<reader> readers(3);
       auto& ending = readers[0];
       ending.capacity = 1 + sim.random(3);
-      ending.handle = bus.subscribe<tracked>(
-          "ending",
-          subscribe_options().capacity(ending.capacity).on_undelivered<tracked>(
-              [&](const tracked& event, const penstock::undelivered&) {
-                sim.require(!ending.over, "given back after close had returned closed");
-                ++ending.discarded[{event.producer, event.index}];
-                sim.yield();
-              }),
-          [&, end = penstock_test::closure_witness([&] { ++destroyed; })](const tracked& event) {
-            sim.require(!ending.over, "a call began after close had returned closed");
-            const inside_call here(ending.calls);
-            ending.handled.emplace_back(event.producer, event.index);
-            sim.yield();
-          });
+      ending.handle =
+          bus.subscribe<tracked>("ending",
+                                 subscribe_options()
+                                     .capacity(ending.capacity)
+                                     .on_undelivered<tracked>([&](const tracked& event, const penstock::undelivered&) {
+                                       sim.require(!ending.over, "given back after close had returned closed");
+                                       ++ending.discarded[{event.producer, event.index}];
+                                       sim.yield();
+                                     }),
+                                 [&, end = penstock_test::closure_witness([&] { ++destroyed; })](const tracked& event) {
+                                   sim.require(!ending.over, "a call began after close had returned closed");
+                                   const inside_call here(ending.calls);
+                                   ending.handled.emplace_back(event.producer, event.index);
+                                   sim.yield();
+                                 });
       for (std::size_t i = 1; i < 3; ++i) readers[i].join(sim, bus, 1 + sim.random(3));
       const auto out = bus.publisher<tracked>();
       enter_log(sim, events, out, readers);
@@ -497,10 +519,12 @@ TEST_CASE("each event that meets the end of a reader of the log is handled, give
       for (std::uint32_t producer = 0; producer < 3; ++producer) {
         sim.thread("publisher", [&, producer] {
           for (std::uint32_t index = 0; index < 3; ++index) {
-            const publish_result result = published.note(producer, index, [&] { return out.emplace(events, producer, index); });
+            const publish_result result =
+                published.note(producer, index, [&] { return out.emplace(events, producer, index); });
             sim.require(result.matched() == 2 || result.matched() == 3, "a publish was not offered to each reader");
             sim.require(result.accepted() + result.rejected() == result.matched(), "an offer has no fate");
-            sim.require(result.rejected() == 0 || result.error() == errc::closed, "refused, but not because it was closed");
+            sim.require(result.rejected() == 0 || result.error() == errc::closed,
+                        "refused, but not because it was closed");
             sim.require(result.accepted() >= 2, "a reader that stays refused an event");
             matched += result.matched();
             accepted += result.accepted();
@@ -563,14 +587,16 @@ TEST_CASE("who waits in the log for a stuck reader is released by the reader's e
       std::vector<reader> readers(2);
       const std::size_t capacity = 1 + sim.random(2);
       readers[0].capacity = capacity;
-      readers[0].handle = sim.runtime().bus().subscribe<tracked>(
-          "stuck",
-          subscribe_options().capacity(capacity).on_undelivered<tracked>(
-              [&](const tracked& event, const penstock::undelivered&) { ++given[{event.producer, event.index}]; }),
-          [&, held](const tracked& event) {
-            readers[0].handled.emplace_back(event.producer, event.index);
-            held->wait();
-          });
+      readers[0].handle =
+          sim.runtime().bus().subscribe<tracked>("stuck",
+                                                 subscribe_options().capacity(capacity).on_undelivered<tracked>(
+                                                     [&](const tracked& event, const penstock::undelivered&) {
+                                                       ++given[{event.producer, event.index}];
+                                                     }),
+                                                 [&, held](const tracked& event) {
+                                                   readers[0].handled.emplace_back(event.producer, event.index);
+                                                   held->wait();
+                                                 });
       readers[1].join(sim, sim.runtime().bus(), 4);
       const auto out = sim.runtime().bus().publisher<tracked>();
       enter_log(sim, events, out, readers);
@@ -589,7 +615,8 @@ TEST_CASE("who waits in the log for a stuck reader is released by the reader's e
           const std::size_t size = 1 + producer % 2;
           sim.require(result.accepted() == size && result.rejected() + result.accepted() == result.matched(),
                       "the reader that stays has not each event, or the other one has");
-          sim.require(result.rejected() == 0 || (result.rejected() == size && result.error() == errc::closed && result.prefix() == 0),
+          sim.require(result.rejected() == 0 ||
+                          (result.rejected() == size && result.error() == errc::closed && result.prefix() == 0),
                       "not refused as a whole, or not because the reader has ended");
           released += result.rejected();
         });
@@ -638,9 +665,11 @@ TEST_CASE("a shutdown against publishers and readers of the log releases all, ha
           for (std::uint32_t index = 0; index < 4; ++index) {
             const bool was_over = over;
             const publish_result result = out.emplace(events, producer, index);
-            sim.require(!was_over || result.error() == errc::closed, "a publish after shutdown was not refused as closed");
+            sim.require(!was_over || result.error() == errc::closed,
+                        "a publish after shutdown was not refused as closed");
             sim.require(result.accepted() + result.rejected() == result.matched(), "an offer has no fate");
-            sim.require(result.rejected() == 0 || result.error() == errc::closed, "refused, but not because of the shutdown");
+            sim.require(result.rejected() == 0 || result.error() == errc::closed,
+                        "refused, but not because of the shutdown");
             accepted += result.accepted();
             matched += result.matched();
           }
@@ -669,7 +698,8 @@ TEST_CASE("a shutdown against publishers and readers of the log releases all, ha
         seated += counted.accepted;
         fates += each.handled.size() + counted.discarded;
       }
-      sim.require(offered - handled_before == matched && seated - handled_before == accepted, "results and ledgers differ");
+      sim.require(offered - handled_before == matched && seated - handled_before == accepted,
+                  "results and ledgers differ");
       sim.require(fates == accepted, "an accepted event has no fate");
       end(sim, events, readers);
     }
@@ -700,7 +730,8 @@ TEST_CASE("who joins or leaves while others read the log has each event of its t
         warmed += out.try_emplace(events, warming, i).accepted();
         sim.run_until_idle();
       }
-      sim.require(reads_log(*first[0]) && reads_log(*first[1]), "a subscription with nothing to do does not read the log");
+      sim.require(reads_log(*first[0]) && reads_log(*first[1]),
+                  "a subscription with nothing to do does not read the log");
       if (sim.random(2) == 0) core_of(members[0].handle).topic().renew_after(2);
       const std::uint64_t before = logged(members[0].handle);
       for (std::size_t i = 0; i < 2; ++i) {
@@ -722,7 +753,8 @@ TEST_CASE("who joins or leaves while others read the log has each event of its t
       for (std::uint32_t producer = 0; producer < 2; ++producer) {
         sim.thread("publisher", [&, producer] {
           for (std::uint32_t index = 0; index < 4; ++index) {
-            const publish_result result = published.note(producer, index, [&] { return out.emplace(events, producer, index); });
+            const publish_result result =
+                published.note(producer, index, [&] { return out.emplace(events, producer, index); });
             sim.require(result.accepted() + result.rejected() == result.matched(), "an offer has no fate");
             matched += result.matched();
           }
@@ -793,7 +825,8 @@ TEST_CASE("readers that had to leave the log come back when they rest, again and
               const publish_result result = published.note(producer, index, [&] {
                 return patient ? out.emplace(events, producer, index) : out.try_emplace(events, producer, index);
               });
-              sim.require(result.accepted() + result.dropped() + result.rejected() == 2, "an offer has no fate, or two");
+              sim.require(result.accepted() + result.dropped() + result.rejected() == 2,
+                          "an offer has no fate, or two");
               accepted += result.accepted();
               for (reader& each : readers) one_left = one_left || !reads_log(each.handle);
             }
@@ -841,7 +874,8 @@ TEST_CASE("beside readers of the log, a subscription that cannot read it gets ev
         sim.require(out.try_emplace(events, warming, i).accepted() == 3, "an idle subscription refused an event");
         sim.run_until_idle();
       }
-      sim.require(reads_log(readers[0].handle) && reads_log(readers[1].handle) && !reads_log(other), "not all are where they should be");
+      sim.require(reads_log(readers[0].handle) && reads_log(readers[1].handle) && !reads_log(other),
+                  "not all are where they should be");
       for (reader& each : readers) each.handled.clear();
       fates.clear();
       const std::uint64_t before = logged(readers[0].handle);
@@ -850,10 +884,12 @@ TEST_CASE("beside readers of the log, a subscription that cannot read it gets ev
       for (std::uint32_t producer = 0; producer < 2; ++producer) {
         sim.thread("publisher", [&, producer] {
           for (std::uint32_t index = 0; index < 4; ++index) {
-            const publish_result result = published.note(producer, index, [&] { return out.emplace(events, producer, index); });
+            const publish_result result =
+                published.note(producer, index, [&] { return out.emplace(events, producer, index); });
             sim.require(result.accepted() >= 2 && result.accepted() + result.rejected() == result.matched(),
                         "an open subscription refused an event");
-            sim.require(result.rejected() == 0 || (one_goes && result.error() == errc::closed), "refused, but not because it was closed");
+            sim.require(result.rejected() == 0 || (one_goes && result.error() == errc::closed),
+                        "refused, but not because it was closed");
           }
         });
       }
@@ -866,7 +902,8 @@ TEST_CASE("beside readers of the log, a subscription that cannot read it gets ev
       }
       sim.run_until_idle();
       sim.require_all_done();
-      sim.require(one_goes || penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      sim.require(one_goes || penstock_test::nobody_looked(sim),
+                  "a publisher had to look by itself: nobody had told it");
       written.count(logged(readers[0].handle) - before);
       sim.require(readers[0].handled.size() == 8, "an event was lost");
       sim.require(fates.size() == 8, "an event was lost beside the log");
@@ -880,7 +917,8 @@ TEST_CASE("beside readers of the log, a subscription that cannot read it gets ev
   written.check();
 }
 
-TEST_CASE("a span that is longer than a reader has seats, or than the log, is handled by each reader whole and in order") {
+TEST_CASE(
+    "a span that is longer than a reader has seats, or than the log, is handled by each reader whole and in order") {
   coverage written("events written into the log", 20'000);
   coverage longer("spans longer than the whole log", 1'000);
   explore([&](simulation& sim) {
@@ -956,8 +994,9 @@ TEST_CASE("of a span that may not wait each reader of the log takes as many as i
             const std::uint32_t first = index;
             for (std::uint32_t k = 0; k < size; ++k) span.emplace_back(events, producer, index++);
             const publish_result result = out.try_publish_many(std::span<const tracked>(span));
-            sim.require(result.matched() == size * 2 && result.accepted() + result.dropped() + result.rejected() == size * 2,
-                        "an offer has no fate, or two");
+            sim.require(
+                result.matched() == size * 2 && result.accepted() + result.dropped() + result.rejected() == size * 2,
+                "an offer has no fate, or two");
             accepted += result.accepted();
             dropped += result.dropped();
             rejected += result.rejected();
@@ -997,7 +1036,7 @@ TEST_CASE("of a span that may not wait each reader of the log takes as many as i
 
 TEST_CASE("readers of the log that rest are woken by what is published, whoever goes to sleep meanwhile") {
   coverage written("events written into the log", 50'000);
-  explore([&](simulation& sim) {
+  const auto scenario = [&](simulation& sim) {
     litter events;
     {
       std::vector<reader> readers(2 + sim.random(2));
@@ -1009,16 +1048,21 @@ TEST_CASE("readers of the log that rest are woken by what is published, whoever 
       for (std::uint32_t producer = 0; producer < publishers; ++producer) {
         sim.thread("publisher", [&, producer] {
           for (std::uint32_t index = 0; index < 8 / publishers; ++index) {
-            sim.require(out.try_emplace(events, producer, index).accepted() == readers.size(), "a free seat was not given");
+            sim.require(out.try_emplace(events, producer, index).accepted() == readers.size(),
+                        "a free seat was not given");
             for (std::uint64_t i = sim.random(3); i > 0; --i) sim.yield();
           }
         });
       }
-      if (sim.random(2) == 0) {
+      if (sim.random(4) != 0) {
         sim.thread("leaver", [&] {  // as an offer does that the log cannot serve
-          sim.yield();
-          auto& core = core_of(readers[sim.random(readers.size())].handle);
-          core.topic().leave_log(core);
+          for (int times = 0; times < 4; ++times) {
+            sim.yield();
+            for (reader& each : readers) {
+              auto& core = core_of(each.handle);
+              core.topic().leave_log(core);
+            }
+          }
         });
       }
       sim.run_until_idle();
@@ -1028,11 +1072,13 @@ TEST_CASE("readers of the log that rest are woken by what is published, whoever 
       sim.require(penstock_test::nobody_looked(sim), "somebody waited for an event that nobody was writing");
       end(sim, events, readers);
     }
-  });
+  };
+  explore(scenario);
+  explore(scenario, 24);
   written.check();
 }
 
-TEST_CASE("a handler's output that finds readers of the log full stands in their lines, and its lane takes nothing meanwhile") {
+TEST_CASE("a handler's output that finds readers of the log full stands in their lines until they have seats") {
   coverage parked("outputs that were parked", 500);
   struct order {
     std::uint32_t number = 0;
@@ -1053,7 +1099,8 @@ TEST_CASE("a handler's output that finds readers of the log full stands in their
         parked.count(result.parked());
       });
       const auto orders = bus.publisher<order>();
-      for (std::uint32_t i = 0; i < 4; ++i) sim.require(orders.try_publish({i}).accepted() == 1, "an order was refused");
+      for (std::uint32_t i = 0; i < 4; ++i)
+        sim.require(orders.try_publish({i}).accepted() == 1, "an order was refused");
       sim.thread("publisher", [&] {
         for (std::uint32_t i = 0; i < 3; ++i) accepted += out.emplace(events, 1U, i).accepted();
       });
@@ -1072,4 +1119,244 @@ TEST_CASE("a handler's output that finds readers of the log full stands in their
     }
   });
   parked.check();
+}
+
+TEST_CASE("a reader that is made to leave the log while publishers wait there loses none of them, and no event") {
+  coverage waited("a reader left while somebody waited there", 1'000);
+  const auto scenario = [&](simulation& sim) {
+    litter events;
+    {
+      std::vector<reader> readers(2);
+      for (reader& each : readers) each.join(sim, sim.runtime().bus(), 1 + sim.random(3));
+      const auto out = sim.runtime().bus().publisher<tracked>();
+      enter_log(sim, events, out, readers);
+      journal published;
+      for (std::uint32_t producer = 0; producer < 3; ++producer) {
+        sim.thread("publisher", [&, producer] {
+          for (std::uint32_t index = 0; index < 4; index += 2) {
+            const publish_result result = published.note(producer, index, [&] {
+              const tracked span[2] = {{events, producer, index}, {events, producer, index + 1}};
+              return out.publish_many(std::span<const tracked>(span));
+            });
+            sim.require(result.matched() == 4 && result.accepted() == 4, "a waiting publish was not accepted by all");
+          }
+        });
+      }
+      for (std::size_t i = 0; i < 2; ++i) {
+        sim.thread("leaver", [&, i] {
+          for (int times = 0; times < 4; ++times) {
+            auto& core = core_of(readers[i].handle);
+            if (reads_log(readers[i].handle) && core.topic().log().awaited() != 0) waited.count();
+            core.topic().leave_log(core);
+            sim.yield();
+          }
+        });
+      }
+      sim.run_until_idle();
+      sim.require_all_done();
+      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      for (reader& each : readers) {
+        sim.require(each.handled.size() == 12, "an event was lost, or handled twice");
+        std::uint32_t next[3] = {};
+        for (const event_id& event : each.handled)
+          sim.require(event.second == next[event.first]++, "the events of one publisher were not handled in order");
+      }
+      end(sim, events, readers);
+    }
+  };
+  explore(scenario);
+  explore(scenario, 24);  // who leaves, who reads and who waits all stand still at once
+  waited.check();
+}
+
+TEST_CASE("a publisher in the log that has looked by itself is told of its seat at once, others when half are free") {
+  coverage in_log("the publishers waited in the log", 10'000);
+  explore([&](simulation& sim) {
+    litter events;
+    {
+      // A call for each event, and a gate for each call.
+      std::deque<penstock::testing::gate> gates;
+      constexpr std::uint32_t capacity = 4;
+      for (std::uint32_t i = 0; i <= capacity + 2; ++i) gates.push_back(sim.gate("a call"));
+      std::vector<reader> readers(2);
+      readers[0].handle = sim.runtime().bus().subscribe<tracked>(
+          "slow", subscribe_options().capacity(capacity), [&](const tracked& event) {
+            readers[0].handled.emplace_back(event.producer, event.index);
+            if (event.producer != warming) gates[readers[0].handled.size() - 1].wait();
+          });
+      readers[1].join(sim, sim.runtime().bus(), capacity);
+      const auto out = sim.runtime().bus().publisher<tracked>();
+      enter_log(sim, events, out, readers);
+      for (std::uint32_t i = 0; i <= capacity; ++i) {
+        sim.require(out.try_emplace(events, 0U, i).accepted() == 2, "a free seat was not given");
+        sim.run_until_idle();
+      }
+      std::uint32_t returned = 0;
+      for (std::uint32_t producer = 1; producer <= 2; ++producer) {
+        sim.thread("publisher", [&, producer] {
+          sim.sleep_for(std::chrono::microseconds(100 * producer));
+          sim.require(out.emplace(events, producer, 0U).accepted() == 2, "a waiting publish was not accepted by all");
+          ++returned;
+        });
+      }
+      const bool look = sim.random(2) == 0;
+      sim.run_for(look ? 5ms : 1ms);
+      if (reads_log(readers[0].handle)) in_log.count();
+      sim.require(returned == 0, "a publish did not wait");
+      for (std::uint32_t opened = 1; opened <= 2; ++opened) {
+        gates[opened - 1].open();
+        sim.run_for(10us);
+        sim.require(returned == (look ? opened : 0), look ? "was not told at once" : "was told before half were free");
+      }
+      gates[2].open();
+      sim.run_for(10us);
+      sim.require(returned >= 1, "was not told when half were free");
+      gates[3].open();
+      sim.run_for(10us);
+      sim.require(returned == 2, "was not told when half were free");
+      for (const auto& each : gates) each.open();
+      sim.run_until_idle();
+      sim.require_all_done();
+      sim.require(readers[0].handled.size() == capacity + 3 && readers[1].handled.size() == capacity + 3,
+                  "an event was lost");
+      end(sim, events, readers);
+    }
+  });
+  in_log.check();
+}
+
+TEST_CASE(
+    "a reader that goes on and falls asleep while it is made to leave the log is woken for those who wait there") {
+  coverage in_log("the publishers waited in the log", 10'000);
+  const auto scenario = [&](simulation& sim) {
+    litter events;
+    {
+      auto held = std::make_shared<penstock::testing::gate>(sim.gate("the full reader's call"));
+      held->open();
+      std::vector<reader> readers(2);
+      readers[0].join(sim, sim.runtime().bus(), 1, overflow::block, held);
+      readers[1].join(sim, sim.runtime().bus(), 4);
+      const auto out = sim.runtime().bus().publisher<tracked>();
+      enter_log(sim, events, out, readers);
+      held->close();
+      for (std::uint32_t i = 0; i < 2; ++i) {
+        sim.require(out.try_emplace(events, 0U, i).accepted() == 2, "a free seat was not given");
+        sim.run_until_idle();
+      }
+      for (std::uint32_t producer = 1; producer <= 2; ++producer) {
+        sim.thread("publisher", [&, producer] {
+          sim.sleep_for(std::chrono::microseconds(100 * producer));
+          sim.require(out.emplace(events, producer, 0U).accepted() == 2, "a waiting publish was not accepted by all");
+        });
+      }
+      sim.run_for(500us);
+      if (reads_log(readers[0].handle)) in_log.count();
+      sim.thread("leaver", [&] {
+        held->open();
+        auto& core = core_of(readers[0].handle);
+        core.topic().leave_log(core);
+      });
+      sim.run_until_idle();
+      sim.require_all_done();
+      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      for (reader& each : readers) sim.require(each.handled.size() == 4, "an event was lost");
+      end(sim, events, readers);
+    }
+  };
+  explore(scenario, 32);  // both stand still at two places
+  in_log.check();
+}
+
+TEST_CASE("a reader that goes to sleep in the log while it is made to leave it is woken by the next event") {
+  coverage left("readers that left the log", 10'000);
+  const auto scenario = [&](simulation& sim) {
+    litter events;
+    {
+      std::vector<reader> readers(2);
+      for (reader& each : readers) each.join(sim, sim.runtime().bus(), 4);
+      const auto out = sim.runtime().bus().publisher<tracked>();
+      enter_log(sim, events, out, readers);
+      for (std::uint32_t round = 0; round < 3; ++round) {
+        // The second of two events is the next one: to a topic whose log nobody reads any more.
+        sim.require(out.try_emplace(events, 0U, 2 * round).accepted() == 2, "a free seat was not given");
+        sim.thread("leaver", [&] {
+          for (std::uint64_t i = sim.random(3); i > 0; --i) sim.yield();
+          for (reader& each : readers) {
+            if (reads_log(each.handle)) left.count();
+            auto& core = core_of(each.handle);
+            core.topic().leave_log(core);
+          }
+        });
+        sim.run_until_idle();
+        sim.require_all_done();
+        sim.require(out.try_emplace(events, 0U, 2 * round + 1).accepted() == 2, "a free seat was not given");
+        sim.run_until_idle();
+        for (reader& each : readers)
+          sim.require(each.handled.size() == 2 * round + 2, "an event lies there and its reader sleeps");
+      }
+      end(sim, events, readers);
+    }
+  };
+  explore(scenario, 32);
+  left.check();
+}
+
+TEST_CASE("readers of the log whose calls wait, or are tried again, keep their event and their place") {
+  coverage written("events written into the log", 20'000);
+  coverage again("calls that were tried again");
+  explore([&](simulation& sim) {
+    litter events;
+    {
+      std::vector<reader> readers(3);
+      for (reader& each : readers) each.capacity = 1 + sim.random(3);
+      const auto bus = sim.runtime(penstock::runtime_options().log_to([](const penstock::log_record&) {})).bus();
+      readers[0].handle =
+          bus.subscribe<tracked>("suspended", subscribe_options().capacity(readers[0].capacity),
+                                 [&](const tracked& event) -> penstock::task<> {
+                                   const inside_call here(readers[0].calls);
+                                   sim.require(readers[0].calls == 1, "two calls of one lane overlap");
+                                   readers[0].handled.emplace_back(event.producer, event.index);
+                                   if (event.producer != warming && sim.random(2) == 0)
+                                     co_await penstock::sleep_for(20us);
+                                   sim.require(readers[0].handled.back() == event_id{event.producer, event.index},
+                                               "the event of a call changed while it waited");
+                                 });
+      std::map<event_id, int> attempts;
+      readers[1].handle = bus.subscribe<tracked>(
+          "tried again",
+          subscribe_options().capacity(readers[1].capacity).retry(penstock::retry_policy().attempts(2).backoff(20us)),
+          [&](const tracked& event) {
+            const event_id id{event.producer, event.index};
+            if (attempts[id]++ == 0 && id.first != warming && sim.random(4) == 0) {
+              again.count();
+              throw std::runtime_error("as planned");
+            }
+            readers[1].handled.push_back(id);
+          });
+      readers[2].join(sim, bus, readers[2].capacity);
+      const auto out = bus.publisher<tracked>();
+      enter_log(sim, events, out, readers);
+      const std::uint64_t before = logged(readers[0].handle);
+      journal published;
+      for (std::uint32_t producer = 0; producer < 2; ++producer) {
+        sim.thread("publisher", [&, producer] {
+          for (std::uint32_t index = 0; index < 4; ++index) {
+            const publish_result result =
+                published.note(producer, index, [&] { return out.emplace(events, producer, index); });
+            sim.require(result.matched() == 3 && result.accepted() == 3, "a waiting publish was not accepted by all");
+          }
+        });
+      }
+      sim.run_until_idle();
+      sim.require_all_done();
+      written.count(logged(readers[0].handle) - before);
+      for (reader& each : readers) {
+        sim.require(each.handled.size() == 8, "an event was lost");
+        published.require_in_order(sim, each.handled);
+      }
+      end(sim, events, readers);
+    }
+  });
+  written.check();
+  again.check();
 }

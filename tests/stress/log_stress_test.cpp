@@ -1,6 +1,5 @@
-// The log that the subscriptions of a topic share, under many threads at once: nothing is lost, nothing is repeated, and every
-// ledger balances.
-// Floor 9, room tests.
+// The log that the subscriptions of a topic share, under many threads at once: nothing is lost, nothing is repeated,
+// and every ledger balances. Floor 9, room tests.
 #include "../support/catch.hpp"
 #include "../support/gate.hpp"
 
@@ -72,7 +71,7 @@ struct counted {
 std::uint32_t scaled(int full) {
   const char* percent = std::getenv("PENSTOCK_STRESS");
   const double share = percent != nullptr ? std::atof(percent) / 100 : 1.0;
-  const double count = full * share / (sanitized ? 20 : 1);
+  const double count = full * share / (sanitized ? 5 : 1);
   return count < 1 ? 1 : static_cast<std::uint32_t>(count);
 }
 
@@ -108,7 +107,7 @@ struct listener {
       });
     sub = bus.subscribe<Event>("listener", std::move(options), [this](const Event& e) {
       const bool in_order = complete && (e.producer == waits || e.producer == spans) ? e.number == next[e.producer]
-                                                                                       : e.number >= next[e.producer];
+                                                                                     : e.number >= next[e.producer];
       if (!in_order || !e.whole()) ++broken;
       next[e.producer] = e.number + 1;
       ++handled;
@@ -142,13 +141,13 @@ void run_traffic() {
   const time_limit limit(sanitized ? 300 : 120);
   const std::uint64_t seed = seed_of_run();
   INFO("seed " << seed << ": PENSTOCK_TEST_SEED");
-  const std::uint32_t each = scaled(40'000);
+  const std::uint32_t each = scaled(80'000);
   {
     penstock::runtime rt(runtime_options().pool("default", worker_pool_options().threads(3).budget(7)));
     std::array<listener<Event>, 8> constant;
-    constexpr std::pair<overflow, std::size_t> kinds[] = {{overflow::block, 1}, {overflow::block, 7},       {overflow::block, 512},
-                                                          {overflow::fail, 4},  {overflow::fail, 100},      {overflow::drop_newest, 1},
-                                                          {overflow::block, 2}, {overflow::drop_newest, 32}};
+    constexpr std::pair<overflow, std::size_t> kinds[] = {
+        {overflow::block, 1},  {overflow::block, 7},       {overflow::block, 512}, {overflow::fail, 4},
+        {overflow::fail, 100}, {overflow::drop_newest, 1}, {overflow::block, 2},   {overflow::drop_newest, 32}};
     for (std::size_t i = 0; i < constant.size(); ++i) {
       constant[i].complete = kinds[i].first == overflow::block;
       constant[i].join(rt.bus(), kinds[i].first, kinds[i].second);
@@ -165,8 +164,9 @@ void run_traffic() {
       in_ledgers.accepted += counted.accepted;
       in_ledgers.dropped += counted.dropped;
       in_ledgers.rejected += counted.rejected.total();
-      const bool good = closed && counted.balanced() && counted.quiescent() && counted.handled == l.handled && l.broken == 0 &&
-                        counted.dropped == l.told && (mode != close_mode::drain || counted.discarded == 0);
+      const bool good = closed && counted.balanced() && counted.quiescent() && counted.handled == l.handled &&
+                        l.broken == 0 && counted.dropped == l.told &&
+                        (mode != close_mode::drain || counted.discarded == 0);
       if (!good) {
         odd = "handled " + std::to_string(l.handled) + ", broken " + std::to_string(l.broken) + ", told of " +
               std::to_string(l.told) + " drops; " + to_string(counted);
@@ -181,10 +181,15 @@ void run_traffic() {
         totals mine;
         for (std::uint32_t i = 0; i < each;) {
           switch (p) {
-            case waits: mine.add(publisher.publish(Event(p, i++)), errc::none); break;
-            case tries: mine.add(publisher.try_publish(Event(p, i++)), errc::none); break;
+            case waits:
+              mine.add(publisher.publish(Event(p, i++)), errc::none);
+              break;
+            case tries:
+              mine.add(publisher.try_publish(Event(p, i++)), errc::none);
+              break;
             case limited:
-              mine.add(publisher.publish_for(std::chrono::microseconds(random() % 100), Event(p, i++)), errc::timed_out);
+              mine.add(publisher.publish_for(std::chrono::microseconds(random() % 100), Event(p, i++)),
+                       errc::timed_out);
               break;
             default: {
               std::vector<Event> span;
@@ -252,7 +257,8 @@ TEST_CASE("eight readers of one log, four kinds of publishers, and others that j
   run_traffic<plain>();
 }
 
-TEST_CASE("eight readers of one log, four kinds of publishers, and others that join and leave lose no block and leak none",
-          "[stress][log]") {
+TEST_CASE(
+    "eight readers of one log, four kinds of publishers, and others that join and leave lose no block and leak none",
+    "[stress][log]") {
   run_traffic<counted>();
 }
