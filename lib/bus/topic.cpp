@@ -270,16 +270,21 @@ void topic::serve_log() noexcept {
 }
 
 bool topic::look_at(log_wait& waits) noexcept {
-  lock_guard lock(log_.m);
-  if (!waits.waits) return false;
-  waits.at_once = true;
-  if (waits_.front() == &waits) await_first();
-  const std::uint64_t limit = log_limit();
-  log_.raise_limit(limit);
-  if (waits.end > limit) return false;
-  waits_.remove(waits);
-  waits.waits = false;
-  await_first();
+  log_waits told;
+  {
+    lock_guard lock(log_.m);
+    if (!waits.waits) return false;
+    waits.at_once = true;
+    if (waits_.front() == &waits) await_first();
+    const std::uint64_t limit = log_limit();
+    log_.raise_limit(limit);
+    if (waits.end > limit) return false;
+    waits_.remove(waits);
+    waits.waits = false;
+    await_first();
+    serve_log_locked(told);  // whoever is first now may have been passed by
+  }
+  told.settle_all();
   return true;
 }
 
@@ -295,20 +300,21 @@ bool topic::take_out(log_wait& waits) noexcept {
         subscription_core& each = *current_->members()[i];
         if (each.channel.in_log() && each.channel.log_limit() < waits.end) full = ref_ptr<subscription_core>::share(&each);
       }
-      if (!full) {
+      if (full) {
+        log_.shut_now();
+        left = leave_log_locked(*full, false);
+        note_readers();
+        log_.open();
+      } else {
         waits_.remove(waits);
         waits.waits = false;
         await_first();
-        return true;
       }
-      log_.shut_now();
-      left = leave_log_locked(*full, false);
-      note_readers();
-      log_.open();
       serve_log_locked(told);
     }
-    after_leaving(*full, left);
     told.settle_all();
+    if (!full) return true;
+    after_leaving(*full, left);
   }
 }
 
