@@ -693,20 +693,25 @@ publish_result topic::publish_locked(const publish_request& request, std::int64_
   publishing call(request, seen.count, published);
   log_.shut_now();
   const std::uint64_t end = log_.position_locked() + request.count;
-  bool left = false;
+  std::uint32_t left = 0;
+  std::uint64_t limit = std::uint64_t{1} << 62;
   log_wait* waits = nullptr;
   bool asked = false;
   for (std::size_t i = 0; i < seen.count; ++i) {
     sync::channel& each = seen.members()[i]->channel;
-    if (!each.in_log() || end <= each.log_limit()) continue;
-    if (each.waits_when_full() && end <= each.log_cursor() + log_.size()) {
-      if (!std::exchange(asked, true)) waits = call.place_in_log(*this, log_.readers());
-      if (waits != nullptr) continue;
+    if (!each.in_log()) continue;
+    const std::uint64_t own = each.log_limit();
+    const bool may_stay = each.waits_when_full() && end <= each.log_cursor() + log_.size();
+    if (end > own && may_stay && !std::exchange(asked, true)) waits = call.place_in_log(*this, log_.readers());
+    if (end <= own || (may_stay && waits != nullptr)) {
+      if (own < limit) limit = own;
+      continue;
     }
-    left = true;
+    ++left;
     if (leave_log_locked(*seen.members()[i], false) == sync::channel::leaving::left_and_wakes) woken.add(i);
   }
-  if (left) note_readers();
+  if (left > 0) note_readers(log_.readers() - left);
+  if (log_.readers() > 0) log_.raise_limit(limit);
   log_waits told;
   sync::shared_log::claimed got;
   bool wakes = false;
@@ -732,7 +737,7 @@ publish_result topic::publish_locked(const publish_request& request, std::int64_
   for (std::size_t i = 0; i < seen.count; ++i) {
     if (!others.has(i)) continue;
     using leaving = sync::channel::leaving;
-    if (left) after_leaving(*seen.members()[i], woken.has(i) ? leaving::left_and_wakes : leaving::left);
+    if (left > 0) after_leaving(*seen.members()[i], woken.has(i) ? leaving::left_and_wakes : leaving::left);
     call.offer(*seen.members()[i]);
   }
   leave(seen);

@@ -106,9 +106,12 @@ void topic::add(subscription_core& member) {
     made->members()[made->count++] = each;
     each->retain();
   }
+#if !defined(PENSTOCK_OWN_RINGS)  // for tests: then nobody shares, and everything is decided in the channels' own rings
+  if (member.channel.may_share()) sharers_.fetch_add(1);
+#endif
   log_.shut_now();
   make_current(*made);
-  note_readers();
+  note_readers(log_.readers());
   log_.open();
 }
 
@@ -139,10 +142,13 @@ void topic::remove(subscription_core& member) noexcept {
       made->members()[made->count++] = each;
       each->retain();
     }
+#if !defined(PENSTOCK_OWN_RINGS)
+    if (member.channel.may_share()) sharers_.fetch_sub(1);
+#endif
     log_.shut_now();
     left = leave_log_locked(member, true);
     if (made != nullptr) make_current(*made);
-    note_readers();
+    note_readers(log_.readers() - (left != sync::channel::leaving::not_there ? 1 : 0));
     log_.open();
     serve_log_locked(told);
   }
@@ -152,33 +158,25 @@ void topic::remove(subscription_core& member) noexcept {
 
 // --- the log -----------------------------------------------------------------------------------------------------------
 
-// After every change. Readers are counted anew: changes are rare, and none is forgotten so.
-void topic::note_readers() noexcept {
-  std::uint32_t readers = 0;
-  std::size_t sharers = 0;
-  for (std::size_t i = 0; i < current_->count; ++i) {
-    const subscription_core& each = *current_->members()[i];
-    if (each.channel.in_log()) ++readers;
-    if (each.channel.may_share() && !each.removed) ++sharers;
-  }
-#if defined(PENSTOCK_OWN_RINGS)
-  sharers = 0;  // for tests: nobody shares, and everything is decided in the channels' own rings
-#endif
-  sharers_.store(sharers);
-  log_.change(readers, current_->count, log_limit());
+// After every change, with as many readers as there are now. A limit that was right for more of them is not too high.
+void topic::note_readers(std::uint32_t readers) noexcept {
+  log_.change(readers, current_->count, readers > 0 ? log_.limit() : 0);
 }
 
-std::uint64_t topic::log_limit() noexcept {
-  std::uint64_t limit = std::uint64_t{1} << 62;
-  bool any = false;
+// The limit of all, and who has the lowest. Only who wants to go beyond the last one found looks at all of them.
+std::uint64_t topic::find_last() noexcept {
+  std::uint64_t limit = 0;
+  last_ = nullptr;
   for (std::size_t i = 0; i < current_->count; ++i) {
-    const sync::channel& each = current_->members()[i]->channel;
-    if (!each.in_log()) continue;
-    any = true;
-    const std::uint64_t own = each.log_limit();  // once: it moves
-    if (own < limit) limit = own;
+    const subscription_core& each = *current_->members()[i];
+    if (!each.channel.in_log()) continue;
+    const std::uint64_t own = each.channel.log_limit();  // once: it moves
+    if (last_ != nullptr && own >= limit) continue;
+    limit = own;
+    last_ = &each;
   }
-  return any ? limit : 0;
+  log_.raise_limit(limit);
+  return limit;
 }
 
 std::size_t topic::provide_log() noexcept {
@@ -195,13 +193,18 @@ bool topic::enter_log(subscription_core& member) noexcept {
   if (member.channel.log_cells() > log_.size()) return false;
   log_.shut_now();
   const bool entered = member.channel.enter_log(log_);
-  if (entered) note_readers();
+  if (entered) {
+    const std::uint64_t own = member.channel.log_limit();
+    const std::uint32_t others = log_.readers();
+    log_.change(others + 1, current_->count, others > 0 && log_.limit() < own ? log_.limit() : own);
+  }
   log_.open();
   return entered;
 }
 
 // Who waits for seats of its own in the log stands in its line from now on.
 sync::channel::leaving topic::leave_log_locked(subscription_core& member, bool for_good) noexcept {
+  if (last_ == &member) last_ = nullptr;
   return member.channel.leave_log(log_, for_good, bus_->forked(), [&](std::uint64_t seated) {
     log_.m.is_held();
     for (log_wait* each = waits_.front(); each != nullptr; each = each->next) {
@@ -232,7 +235,7 @@ void topic::leave_log(subscription_core& member) noexcept {
     lock_guard lock(log_.m);
     log_.shut_now();
     left = leave_log_locked(member, false);
-    if (left != sync::channel::leaving::not_there) note_readers();
+    if (left != sync::channel::leaving::not_there) note_readers(log_.readers() - 1);
     log_.open();
     serve_log_locked(told);
   }
@@ -246,12 +249,13 @@ void topic::await_first() noexcept {
 }
 
 void topic::serve_log_locked(log_waits& told) noexcept {
-  const std::uint64_t limit = log_limit();
-  log_.raise_limit(limit);
   bool any = false;
   // In the order of their ends; when nobody reads the log any more, all stand in lines of their own.
   while (log_wait* first = waits_.front()) {
-    if (log_.readers() > 0 && first->end > limit) break;
+    if (log_.readers() > 0 && first->end > log_.limit()) {
+      const bool behind = last_ != nullptr && last_->channel.log_limit() < first->end;
+      if (behind || first->end > find_last()) break;
+    }
     waits_.remove(*first);
     first->waits = false;
     told.push_back(*first);
@@ -276,9 +280,7 @@ bool topic::look_at(log_wait& waits) noexcept {
     if (!waits.waits) return false;
     waits.at_once = true;
     if (waits_.front() == &waits) await_first();
-    const std::uint64_t limit = log_limit();
-    log_.raise_limit(limit);
-    if (waits.end > limit) return false;
+    if (waits.end > log_.limit() && waits.end > find_last()) return false;
     waits_.remove(waits);
     waits.waits = false;
     await_first();
@@ -303,7 +305,7 @@ bool topic::take_out(log_wait& waits) noexcept {
       if (full) {
         log_.shut_now();
         left = leave_log_locked(*full, false);
-        note_readers();
+        note_readers(log_.readers() - 1);
         log_.open();
       } else {
         waits_.remove(waits);

@@ -128,9 +128,9 @@ class topic final : public ref_counted<topic> {
   snapshot* allocate_snapshot(std::size_t members) PENSTOCK_REQUIRES(log_.m);
   void make_current(snapshot& made) noexcept PENSTOCK_REQUIRES(log_.m);
   sync::channel::leaving leave_log_locked(subscription_core& member, bool for_good) noexcept PENSTOCK_REQUIRES(log_.m);
-  void note_readers() noexcept PENSTOCK_REQUIRES(log_.m);
+  void note_readers(std::uint32_t readers) noexcept PENSTOCK_REQUIRES(log_.m);
   std::size_t provide_log() noexcept PENSTOCK_REQUIRES(log_.m);
-  std::uint64_t log_limit() noexcept PENSTOCK_REQUIRES(log_.m);
+  std::uint64_t find_last() noexcept PENSTOCK_REQUIRES(log_.m);
   void serve_log_locked(log_waits& told) noexcept PENSTOCK_REQUIRES(log_.m);
   void await_first() noexcept PENSTOCK_REQUIRES(log_.m);
   static void after_leaving(subscription_core& member, sync::channel::leaving left) noexcept;
@@ -156,6 +156,8 @@ class topic final : public ref_counted<topic> {
   sync::shared_log log_;  // its mutex protects the membership
   snapshot* current_ PENSTOCK_GUARDED_BY(log_.m) = nullptr;
   log_waits waits_ PENSTOCK_GUARDED_BY(log_.m);
+  /// The reader that had the lowest limit when all were last looked at. It reads the log, so it is in the snapshot.
+  const subscription_core* last_ PENSTOCK_GUARDED_BY(log_.m) = nullptr;
 };
 
 }  // namespace penstock::detail

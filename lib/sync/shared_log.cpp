@@ -14,16 +14,6 @@
 namespace penstock::sync {
 namespace {
 
-/// Before the cells of a ring lies where the one before it is. A reader may look into a ring that it has just left, so each
-/// lives as long as the log; each is at least twice as large as the one before.
-constexpr std::size_t ring_header = 64;
-
-std::byte* ring_before(std::byte* ring) noexcept {
-  std::byte* before = nullptr;
-  std::memcpy(&before, ring - ring_header, sizeof before);
-  return before;
-}
-
 void* block_in(cell& written) noexcept {
   void* block = nullptr;
   std::memcpy(&block, written.payload(), sizeof block);
@@ -43,9 +33,9 @@ void await_cell(const cell& awaited, std::uint64_t position) noexcept {
 
 shared_log::~shared_log() {
   for (std::byte* ring = peek(ring_); ring != nullptr;) {
-    std::byte* const before = ring_before(ring);
-    std::free(ring - ring_header);
-    ring = before;
+    header& first = header_of(ring);
+    ring = first.before;
+    std::free(&first);
   }
 }
 
@@ -58,14 +48,13 @@ void shared_log::let_go(std::uint64_t position) noexcept { detail::release_block
 std::size_t shared_log::provide(std::size_t cells) noexcept {
   std::byte* const before = ring_.load();
   if (readers_.load() > 0 || (before != nullptr && cells <= size())) return static_cast<std::size_t>(size());
-  const std::size_t bytes = (ring_header + cells * stride_ + 63) / 64 * 64;
+  const std::size_t bytes = (sizeof(header) + cells * stride_ + 63) / 64 * 64;
   auto* memory = static_cast<std::byte*>(std::aligned_alloc(64, bytes));
   if (memory == nullptr) return before != nullptr ? static_cast<std::size_t>(size()) : 0;
-  std::memcpy(memory, &before, sizeof before);
-  memory += ring_header;
+  ::new (memory) header{before, cells - 1};
+  memory += sizeof(header);
   for (std::size_t i = 0; i < cells; ++i) ::new (memory + i * stride_) cell{};  // no position has a sequence word of 0
   ring_.store(memory);
-  mask_.store(cells - 1);
   return cells;
 }
 
@@ -102,7 +91,7 @@ bool shared_log::sleep(std::uint64_t cursor) noexcept {
 bool shared_log::claim_locked(std::size_t count, claimed& got) noexcept {
   got.first = position_locked();
   got.ring = ring_.load();
-  got.mask = mask_.load();
+  got.mask = header_of(got.ring).mask;
   got.readers = readers_.load();
   std::uint64_t word = tail_.load();
   while (!tail_.compare_exchange_weak(word, (word & ~idle) + count)) {  // a reader may go to sleep meanwhile

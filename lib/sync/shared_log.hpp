@@ -19,8 +19,8 @@ namespace penstock::sync {
 ///  tail_: bit 63 = shut: the readers, or what follows from them, are being changed; only the holder of m takes positions.
 ///    Bit 62 = idle: a reader sleeps; whoever clears the bit must wake those who do, after it has written. Low bits, the
 ///    ticket: positions ever taken plus changes ever made.
-///  changes_, form_, readers_, ring_, mask_: written by the holder of m while shut.
-///  limit_: the first position that a reader has no seat for. Written by the holder of m: while shut, or upwards.
+///  changes_, form_, readers_, ring_: written by the holder of m while shut. How many cells a ring has lies in front of it.
+///  limit_: at most the first position that a reader has no seat for. Written by the holder of m: while shut, or upwards.
 ///  awaited_: 0, or twice the end of the first publish that waits for seats, plus 1 when it asked to be told at once.
 ///  cell.seq: p + 1 = the event at position p is written; else older.
 ///
@@ -102,7 +102,10 @@ class shared_log {
   // --- for readers -------------------------------------------------------------------------------------------------------
 
   /// The cell at a position that this reader has not freed, while it reads the log.
-  cell& at(std::uint64_t position) noexcept { return place(ring_.load(), mask_.load(), position); }
+  cell& at(std::uint64_t position) noexcept {
+    std::byte* const ring = ring_.load();
+    return place(ring, header_of(ring).mask, position);
+  }
   bool written(std::uint64_t position) noexcept {
     return at(position).seq.load(std::memory_order_acquire) == position + 1;
   }
@@ -135,7 +138,7 @@ class shared_log {
   bool provided() const noexcept { return ring_.load() != nullptr; }
   /// Room for so many cells; 0: there is no memory. While there are readers it stays as it is.
   std::size_t provide(std::size_t cells) noexcept PENSTOCK_REQUIRES(m);
-  std::uint64_t size() const noexcept { return mask_.load() + 1; }
+  std::uint64_t size() const noexcept { return provided() ? header_of(ring_.load()).mask + 1 : 0; }
   /// A channel that leaves has no use for this event.
   void let_go(std::uint64_t position) noexcept PENSTOCK_REQUIRES(m);
 
@@ -146,6 +149,13 @@ class shared_log {
   static constexpr std::uint64_t idle = std::uint64_t{1} << 62;
   static constexpr std::uint64_t ticket_mask = idle - 1;
 
+  /// In front of the cells of a ring. A reader may look into a ring that it has just left, so each lives as long as the log,
+  /// with its size; each is at least twice as large as the one before.
+  struct alignas(64) header {
+    std::byte* before = nullptr;
+    std::uint64_t mask = 0;
+  };
+  static header& header_of(std::byte* ring) noexcept { return *reinterpret_cast<header*>(ring - sizeof(header)); }
   cell& place(std::byte* ring, std::uint64_t mask, std::uint64_t position) const noexcept {
     return *reinterpret_cast<cell*>(ring + (position & mask) * stride_);
   }
@@ -153,7 +163,7 @@ class shared_log {
   bool fits(std::uint64_t word, std::size_t count, claimed& got) const noexcept {
     got.first = (word & ticket_mask) - changes_.load();
     got.ring = ring_.load();
-    got.mask = mask_.load();
+    got.mask = header_of(got.ring).mask;
     got.readers = readers_.load();
     // acquire: pairs with the store by who saw the readers' cursors; without it a cell is written that, in this thread's
     // view, is still being read.
@@ -168,7 +178,6 @@ class shared_log {
   atomic<form> form_{form::unused};
   atomic<std::uint32_t> readers_{0};
   atomic<std::byte*> ring_{nullptr};
-  atomic<std::uint64_t> mask_{0};
   atomic<std::uint64_t> changes_{0};
   /// Looked at by every reader before each event; written when somebody waits.
   atomic<std::uint64_t> awaited_{0};
