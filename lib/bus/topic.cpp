@@ -113,6 +113,12 @@ void topic::add(subscription_core& member) {
   make_current(*made);
   note_readers(log_.readers());
   log_.open();
+  const bool too_many = current_->count > most_readers && log_.readers() > 0;
+  lock.unlock();
+  if (!too_many) return;
+  snapshot& seen = enter();
+  for (std::size_t i = 0; i < seen.count; ++i) leave_log(*seen.members()[i]);
+  leave(seen);
 }
 
 ref_ptr<subscription_core> topic::any_member() noexcept {

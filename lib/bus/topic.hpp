@@ -67,8 +67,9 @@ class topic final : public ref_counted<topic> {
   void add(subscription_core& member);
   /// Also from the log, for good.
   void remove(subscription_core& member) noexcept;
-  /// Whether there is anybody to share the log with. Alone, a ring of its own is as good and needs less memory.
-  bool shares() const noexcept { return sharers_.load() > 1; }
+  /// Whether there is anybody to share the log with. Alone, a ring of its own is as good and needs less memory; with very many,
+  /// a publish that finds one of them outside the log, and so looks at each, takes longer than it saves.
+  bool shares() const noexcept { return sharers_.load() > 1 && member_count_.load() <= most_readers; }
   /// Its consumer, which found nothing: from here on it reads the log, if it may. False: it goes on as it is.
   bool enter_log(subscription_core& member) noexcept;
   /// Makes it go on with a ring of its own.
@@ -96,6 +97,7 @@ class topic final : public ref_counted<topic> {
   void renew_after(std::uint64_t publishes) noexcept { renew_after_ = publishes; }
 
  private:
+  static constexpr std::size_t most_readers = 256;
   static constexpr unsigned slot_shift = 48;
   static constexpr std::uint64_t entered_mask = (std::uint64_t{1} << slot_shift) - 1;
   static constexpr unsigned segments = 14;
