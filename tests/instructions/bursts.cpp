@@ -1,10 +1,11 @@
 // Publishes bursts under a closed gate and lets them be handled behind it: the program whose instructions are counted.
 // Floor 9, room tests. A plain program; linked as a user links. `run` counts it under callgrind.
 //
-// The worker waits in its first call until a burst is published, and the publisher until it is handled. So no publish waits
-// and no call is interrupted, each thread does the same work each time, and what two numbers of bursts differ by is
-// the work per event, without start and end. Where each event is a turn of its own, the next one is published when the worker
-// sleeps. The publisher is the program's second thread, the first one only looks after the others.
+// A burst begins when the worker sleeps. Its first event takes the worker into a call, where it waits until the whole burst is
+// published, and the publisher waits until it is handled. So no publish waits and no call is interrupted, each thread
+// does the same work each time, and what two numbers of bursts differ by is the work per event, without start and end.
+// The publisher is the program's second thread, the first one only looks after the others. Their waiting for each other is luck,
+// and is not counted.
 #include <penstock/penstock.hpp>
 
 #include <algorithm>
@@ -24,6 +25,13 @@
 #include <utility>
 #include <vector>
 
+#if __has_include(<valgrind/callgrind.h>)
+#include <valgrind/callgrind.h>
+#else
+#define CALLGRIND_TOGGLE_COLLECT static_cast<void>(0)
+#define INSTRUCTIONS_UNCOUNTABLE
+#endif
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -42,26 +50,41 @@ struct text_event {
   std::string text;
 };
 
-struct gate {
+/// What its thread does meanwhile is not counted.
+struct uncounted {
+  uncounted() { CALLGRIND_TOGGLE_COLLECT; }
+  ~uncounted() { CALLGRIND_TOGGLE_COLLECT; }
+  uncounted(const uncounted&) = delete;
+  uncounted& operator=(const uncounted&) = delete;
+};
+
+class gate {
+ public:
   void open() {
+    uncounted here;
     std::lock_guard lock(m);
     is_open = true;
     changed.notify_all();
   }
   void wait_open() {
+    uncounted here;
     std::unique_lock lock(m);
     changed.wait(lock, [&] { return is_open; });
     is_open = false;
   }
-  void handled() {
+  void one_done() {
+    uncounted here;
     std::lock_guard lock(m);
     ++done;
     changed.notify_all();
   }
-  void wait_handled(std::uint64_t how_many) {
+  void wait_done(std::uint64_t how_many) {
+    uncounted here;
     std::unique_lock lock(m);
     changed.wait(lock, [&] { return done >= how_many; });
   }
+
+ private:
   std::mutex m;
   std::condition_variable changed;
   bool is_open = false;
@@ -103,13 +126,22 @@ penstock::task<void> note_in_a_coroutine(subscriber& mine, std::uint64_t number)
   co_return;
 }
 
+/// The runtime's one worker of handlers does.
+bool sleeps(penstock::runtime& runtime) {
+  for (const penstock::pool_snapshot& pool : runtime.snapshot().pools)
+    if (pool.name == "default") return pool.parked == pool.workers;
+  return false;
+}
+
 /// False: something was lost.
 template <class E>
 bool run(const form& how, std::uint64_t bursts) {
   const std::uint64_t per_burst = how.single ? 1 : burst;
   gate begin;
   gate turn;
-  gate worker;
+  gate entered;
+  gate published;
+  gate handled;
   std::function<void()> publishing;
   std::thread publisher([&] {
     begin.wait_open();
@@ -129,10 +161,13 @@ bool run(const form& how, std::uint64_t bursts) {
     options.capacity(2 * burst);
     if (how.filter) options.filter<E>([](const E&) { return true; });
     if (how.retry) options.retry(penstock::retry_policy());
-    const auto note = [&mine, &worker, per_burst, holds = !how.single && i == 0](const E& event) {
-      if (holds && mine.count % per_burst == 0) worker.wait_open();
+    const auto note = [&, per_burst, holds = !how.single && i == 0](const E& event) {
+      if (holds && mine.count % per_burst == 0) {
+        entered.open();
+        published.wait_open();
+      }
       mine.sum += event.number;
-      if (++mine.count % per_burst == 0) worker.handled();
+      if (++mine.count % per_burst == 0) handled.one_done();
     };
     const std::string name = "subscriber " + std::to_string(i);
     if (how.coroutine)
@@ -146,33 +181,32 @@ bool run(const form& how, std::uint64_t bursts) {
   const auto events = topic.publisher();
 
   std::uint64_t number = 0;
+  const auto publish = [&](std::uint64_t left) {
+    if (how.span == 1) {
+      while (left-- > 0) events.publish(make<E>(++number));
+    } else if constexpr (std::is_same_v<E, small_event>) {
+      std::array<small_event, most_per_span> span;
+      for (; left > 0; left -= how.span) {
+        for (std::size_t k = 0; k < how.span; ++k) span[k] = make<E>(++number);
+        events.publish_many(std::span<const E>(span.data(), how.span));
+      }
+    }
+  };
   publishing = [&] {
     for (std::uint64_t round = 0; round < bursts; ++round) {
-      if (how.single) {
-        turn.wait_open();
-        events.publish(make<E>(++number));
-        continue;
-      }
-      if (how.span == 1) {
-        for (std::uint64_t i = 0; i < burst; ++i) events.publish(make<E>(++number));
-      } else if constexpr (std::is_same_v<E, small_event>) {
-        std::array<small_event, most_per_span> span;
-        for (std::uint64_t i = 0; i < burst; i += how.span) {
-          for (std::size_t k = 0; k < how.span; ++k) span[k] = make<E>(++number);
-          events.publish_many(std::span<const E>(span.data(), how.span));
-        }
-      }
-      worker.open();
-      worker.wait_handled((round + 1) * how.subscribers);
+      turn.wait_open();
+      publish(how.span);
+      if (how.single) continue;
+      entered.wait_open();
+      publish(burst - how.span);
+      published.open();
     }
   };
   begin.open();
-  if (how.single) {
-    for (std::uint64_t round = 0; round < bursts; ++round) {
-      while (runtime.snapshot().pools.at(0).parked == 0) std::this_thread::yield();
-      turn.open();
-      worker.wait_handled((round + 1) * how.subscribers);
-    }
+  for (std::uint64_t round = 0; round < bursts; ++round) {
+    while (!sleeps(runtime)) std::this_thread::yield();
+    turn.open();
+    handled.wait_done((round + 1) * how.subscribers);
   }
   publisher.join();
   const auto report = runtime.shutdown(60s, "the run is over");
@@ -200,6 +234,10 @@ int say_compiler() {
   const char* const optimized = "optimized";
 #else
   const char* const optimized = "not optimized";
+#endif
+#if defined(INSTRUCTIONS_UNCOUNTABLE)
+  std::fputs("instructions_bursts was built without valgrind/callgrind.h: install valgrind and build again\n", stderr);
+  return 1;
 #endif
   std::printf("%s %d, %s, %s\n", compiler, version, machine, optimized);
   return 0;
