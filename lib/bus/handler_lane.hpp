@@ -113,6 +113,8 @@ class lane final : public runnable, public lane_base {
   PENSTOCK_CATCHES_FORCED_UNWIND turn_end drain_as(unsigned budget);
   turn_end go_on(unsigned& budget);
   bool linger() const noexcept;
+  static constexpr unsigned long_stretch = 16;
+  void fall_back() const noexcept;
   void finish(turn_end end) noexcept;
 
   fate attempt(const void* payload, call& info);

@@ -45,11 +45,11 @@ void ready_list::wake_measured(sleeper* chosen) noexcept {
 
 // --- what is put in ---------------------------------------------------------------------------------------------------
 
-// Relaxed loads: a stale one only costs the way through the mutex. The exchange releases what the lane's next turn
-// reads; pairs with the lookout's exchange.
+// A relaxed load: a stale one only costs the way through the mutex. The exchange releases what the lane's next turn
+// reads; pairs with the lookout's exchange. It comes without a look before it, which would fetch the word's line from
+// the lookout to read it, and then once more to write.
 bool ready_list::give(word what) noexcept {
-  if (lookout_.load(std::memory_order_relaxed) != open) return false;
-  if ((attention_.load(std::memory_order_relaxed) & 1) != 0) return false;
+  if (!may_look_ || (attention_.load(std::memory_order_relaxed) & 1) != 0) return false;
   word seen = open;
   return lookout_.compare_exchange_strong(seen, what);
 }
@@ -101,7 +101,7 @@ bool ready_list::push_within(runnable& lane) noexcept {
 }
 
 bool ready_list::push_posted() noexcept {
-  if (give(posted)) return true;
+  if (lookout_.load(std::memory_order_relaxed) == open && give(posted)) return true;
   const std::uint64_t before = posted_.fetch_add(one);
   if ((before & closed) != 0) {
     posted_.fetch_sub(one);

@@ -94,7 +94,10 @@ class ready_list {
   };
 
   explicit ready_list(spin_gauge gauge, const clock& time) noexcept
-      : time_(time), adapts_(gauge.adapts()), gauge_(gauge) {}
+      : time_(time),
+        adapts_(gauge.adapts()),
+        may_look_(adapts_ || gauge.bound() > std::chrono::nanoseconds::zero()),
+        gauge_(gauge) {}
 
   /// False after `stop`: nobody will run it, it is handed out by `take_left`.
   bool push(runnable& lane) noexcept;
@@ -168,6 +171,7 @@ class ready_list {
 
   const clock& time_;
   const bool adapts_;
+  const bool may_look_;
   // On a line of its own, which only the lookout and who gives to it touch.
   alignas(64) sync::atomic<word> lookout_{spent};
   // Written under the mutex, read without.

@@ -75,7 +75,7 @@ struct channel_counts {
 ///  tail_: bit 63 = slow: from then on seats are taken only under m_. Bit 62 = idle: a consumer sleeps; whoever clears the
 ///    bit must schedule one, after it has written what it took seats for. Low bits: seats ever taken.
 ///  begun_: bit 63 = stopped: no event begins any more. Low bits: seats ever freed.
-///  cell.seq: p + 1 = the event at position p is written; else older.
+///  cell.seq: p + 1 = the event at position p is written; else older. The consumer writes it once more (`take_line`).
 ///  hint_: bit 0 = somebody stands in line, bit 1 = somebody was admitted and is not told. Written under m_.
 ///  phase_: open → draining → stopped, under m_.
 ///
@@ -147,7 +147,33 @@ class channel {
       return stopped_.load() != 0 ? take_status::stopped : take_status::empty;
     copy_payload(out, next.payload());
     read_stamp(next, stamp);
+    take_line(next, head_);
     return begin(sequence);
+  }
+  /// Whether its consumer may look ahead in its own ring.
+  bool exclusive() const noexcept { return !shared_; }
+  /// Consumer of an exclusive channel: copies as many of the next events as are written to its own ring, at most `most`, each
+  /// `stride` bytes after the one before, and their stamps. Frees nothing; `begin` is called for each. 0: `take` says why.
+  std::size_t read_ahead(std::byte* out, std::size_t stride, std::size_t most, seat_stamp* stamps = nullptr) noexcept {
+    std::byte* const ring = ring_.load();
+    if (ring == nullptr) return 0;
+    std::size_t count = 0;
+    for (; count < most; ++count) {
+      const std::uint64_t position = head_ + count;
+      cell& next = at(ring, position);
+      if (next.seq.load(std::memory_order_acquire) != position + 1) break;
+      copy_payload(out + count * stride, next.payload());
+      if (stamps != nullptr) read_stamp(next, stamps + count);
+      take_line(next, position);
+    }
+    return count;
+  }
+  /// Consumer: whether the next `count` events are written; a hint.
+  bool written_ahead(std::size_t count) noexcept {
+    const std::uint64_t last = head_ + count - 1;
+    if (in_log()) return log_->written(last + shift_);
+    std::byte* const ring = ring_.load();
+    return ring != nullptr && at(ring, last).seq.load(std::memory_order_relaxed) == last + 1;
   }
   /// Consumer of a channel that reads the log: copies as many of the next events as there are, at most `most`, each `stride`
   /// bytes after the one before. Frees nothing. 0: there is none, or the channel has left the log. Cost: a lock.
@@ -325,6 +351,13 @@ class channel {
   std::uint64_t move_out(shared_log& log, std::uint64_t end, bool forked) noexcept PENSTOCK_REQUIRES(m_, log.m);
   channel_counts counts_locked() noexcept PENSTOCK_REQUIRES(m_);
   void dress(cell& target, std::int64_t published) const noexcept;
+  /// Writes what is there already. But now the cell's line is in this core alone, and modified; from there the producer of the
+  /// next lap has it sooner than it may write to a line of its own that this core has only read.
+  static void take_line(cell& read, std::uint64_t position) noexcept {
+    // release: pairs with the acquire of who discards the event, should this consumer not begin it: the event's own producer
+    // is not the last any more to have written here.
+    read.seq.store(position + 1, std::memory_order_release);
+  }
   void read_stamp(cell& from, seat_stamp* to) const noexcept {
     if (stamp_offset_ != 0 && to != nullptr)
       std::memcpy(to, reinterpret_cast<const std::byte*>(&from) + stamp_offset_, sizeof *to);
@@ -357,9 +390,14 @@ class channel {
   atomic<std::uint32_t> stopped_{0};
   atomic<std::uint32_t> phase_{open_phase};
 
-  // Producers.
+  // Producers. What is behind the first two is touched when the channel is full, evicts or ends.
   alignas(64) atomic<std::uint64_t> tail_{flag | idle};  // slow until the ring is there
   atomic<std::uint64_t> known_begun_{0};
+  waiter_list untold_ PENSTOCK_GUARDED_BY(m_);
+  std::uint64_t stopped_begun_ PENSTOCK_GUARDED_BY(m_) = 0;
+  std::uint64_t evicted_ PENSTOCK_GUARDED_BY(m_) = 0;
+  std::uint64_t pending_ PENSTOCK_GUARDED_BY(m_) = 0;
+  bool barred_ PENSTOCK_GUARDED_BY(m_) = false;  // from the log
 
   // Consumer.
   alignas(64) atomic<std::uint64_t> begun_{0};
@@ -373,14 +411,8 @@ class channel {
 
   // Both, rarely.
   alignas(64) atomic<std::uint32_t> hint_{0};
-
-  mutex m_;  // protects what follows; no lock is taken while it is held
+  mutex m_;  // protects what says so; no lock is taken while it is held
   waiter_list line_ PENSTOCK_GUARDED_BY(m_);
-  waiter_list untold_ PENSTOCK_GUARDED_BY(m_);
-  std::uint64_t stopped_begun_ PENSTOCK_GUARDED_BY(m_) = 0;
-  std::uint64_t evicted_ PENSTOCK_GUARDED_BY(m_) = 0;
-  std::uint64_t pending_ PENSTOCK_GUARDED_BY(m_) = 0;
-  bool barred_ PENSTOCK_GUARDED_BY(m_) = false;  // from the log
 
   /// One line: [0] the dropped, then the rejected by errc.
   alignas(64) atomic<std::uint64_t> refused_[8] = {};
