@@ -170,21 +170,35 @@ const void* lane::payload_of(const std::byte* slot) const noexcept {
   return block;
 }
 
-// Most subscriptions have nothing but a function and one lane: their loop knows.
-lane::turn_end lane::drain(unsigned budget) {
-  const bool plain = !long_ && core->concurrency_ == 1 && !core->extras_ && !core->channel.stamped();
-  return plain ? drain_as<true>(budget) : drain_as<false>(budget);
+namespace {
+
+/// One lane needs no exchange, which would wait for all that was written before.
+std::uint64_t replace(std::atomic<std::uint64_t>& word, std::uint64_t with, bool several) noexcept {
+  if (several) return word.exchange(with);
+  const std::uint64_t before = word.load(std::memory_order_relaxed);
+  word.store(with, std::memory_order_relaxed);
+  return before;
 }
 
-template <bool Plain>
+}  // namespace
+
+// Most subscriptions have nothing but a function and one lane: their loop knows.
+lane::turn_end lane::drain(unsigned budget) {
+  if (long_ || core->concurrency_ > 1 || core->extras_) return drain_as<loop::general>(budget);
+  return core->channel.stamped() ? drain_as<loop::stamped>(budget) : drain_as<loop::plain>(budget);
+}
+
+template <lane::loop Loop>
 PENSTOCK_CATCHES_FORCED_UNWIND
 lane::turn_end lane::drain_as(unsigned budget) {
+  constexpr bool Plain = Loop != loop::general;
+  constexpr bool may_be_stamped = Loop != loop::plain;
   subscription_core& owner = *core;
   // Some events are copied at once: of a log, since that costs a lock; of a ring, since their lines then come side by side. None
   // of them has begun before it begins.
   constexpr std::size_t most_ahead = 16;
   alignas(largest_in_place_align) std::byte near_slots[most_ahead][largest_in_place];
-  sync::seat_stamp stamps[Plain ? 1 : most_ahead];
+  sync::seat_stamp stamps[may_be_stamped ? most_ahead : 1];
   std::size_t ahead = 0;       // copies in hand
   std::size_t next_ahead = 0;  // the first of them
   unsigned stretch = 0;        // events since there was none
@@ -225,8 +239,9 @@ lane::turn_end lane::drain_as(unsigned budget) {
     if (ahead == 0 && (in_log || owner.channel.exclusive())) {
       if (!is_long) slot = near_slots[0];
       const std::size_t most = is_long ? 1 : most_ahead;
-      ahead = in_log ? owner.channel.look_ahead(slot, largest_in_place, most)
-                     : owner.channel.read_ahead(slot, largest_in_place, most, Plain ? nullptr : stamps);
+      sync::seat_stamp* const stamped = may_be_stamped ? stamps : nullptr;
+      ahead = in_log ? owner.channel.look_ahead(slot, largest_in_place, most, stamped)
+                     : owner.channel.read_ahead(slot, largest_in_place, most, stamped);
       next_ahead = 0;
       if (ahead == 0 && in_log && !owner.channel.in_log()) {  // somebody made it leave
         in_log = false;
@@ -235,12 +250,12 @@ lane::turn_end lane::drain_as(unsigned budget) {
     }
     if (ahead > 0) {
       --ahead;
-      if (!Plain) stamp = stamps[next_ahead];
+      if (may_be_stamped) stamp = stamps[next_ahead];
       if (!is_long) slot = near_slots[next_ahead++];
       status = owner.channel.begin(sequence);
       if (in_log && owner.channel.wants_log_service()) owner.topic_->serve_log();
     } else if (!in_log) {
-      status = owner.channel.take(slot, sequence, Plain ? nullptr : &stamp);
+      status = owner.channel.take(slot, sequence, may_be_stamped ? &stamp : nullptr);
     }
     if (status != sync::take_status::taken) {
       if (status == sync::take_status::stopped) return turn_end::stopped;
@@ -267,11 +282,11 @@ lane::turn_end lane::drain_as(unsigned budget) {
     running.store(sequence, std::memory_order_relaxed);
     if (several) owner.wake_another();
     std::uint64_t dropped_before = 0;
-    if (!Plain && owner.channel.stamped()) {
-      dropped_before = stamp.refused - owner.last_refused_.exchange(stamp.refused) +
-                       (sequence - 1 - owner.last_sequence_.exchange(sequence));
+    if (may_be_stamped && owner.channel.stamped()) {
+      dropped_before = stamp.refused - replace(owner.last_refused_, stamp.refused, several) +
+                       (sequence - 1 - replace(owner.last_sequence_, sequence, several));
     }
-    call_access::begin(info, sequence, dropped_before, Plain ? 0 : stamp.published);
+    call_access::begin(info, sequence, dropped_before, may_be_stamped ? stamp.published : 0);
     const void* const payload = blocks ? payload_of(slot) : slot;
     if (!is_long) {
       struct block_guard {

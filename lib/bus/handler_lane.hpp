@@ -109,7 +109,9 @@ class lane final : public runnable, public lane_base {
   enum class fate : std::uint8_t { handled, filtered, failed, open };
 
   turn_end drain(unsigned budget);
-  template <bool Plain>
+  /// What a subscription has: nothing but a function and one lane; the same, and stamps; anything.
+  enum class loop : std::uint8_t { plain, stamped, general };
+  template <loop Loop>
   PENSTOCK_CATCHES_FORCED_UNWIND turn_end drain_as(unsigned budget);
   turn_end go_on(unsigned& budget);
   bool linger() const noexcept;

@@ -18,6 +18,7 @@ struct log_wait {
   const std::byte* events = nullptr;  ///< in slot form
   std::uint64_t first = 0;            ///< positions in the log
   std::uint64_t end = 0;
+  std::int64_t published = 0;  ///< for the seats' stamps
   bool waits = false;    ///< it is in the topic's list
   bool at_once = false;  ///< its owner has looked, and is to be told as soon as it has its seats
   /// A place in the line of a subscription that leaves the log, for the events from `index` of the span on. There is one for

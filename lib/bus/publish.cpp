@@ -350,6 +350,7 @@ class publishing {
   }
 
   /// The readers of the log have all its events, or wait for seats there.
+  std::int64_t published() const noexcept { return published_; }
   void in_log(std::uint32_t readers) noexcept { in_log_ = readers * request_.count; }
   /// Null: it may not wait there.
   log_wait* place_in_log(topic& waited, std::uint32_t readers) noexcept {
@@ -573,8 +574,9 @@ publish_result topic::publish(const publish_request& request) {
   if (bus_->traces_feeding()) bus_->note_feeding(*this);
   if (log_.shape() != sync::shared_log::form::unused) {
     std::uint32_t readers = 0;
-    switch (log_.offer(static_cast<const std::byte*>(request.events), request.count, readers)) {
-      case sync::shared_log::offered::unwritten: return publish_beside_log(request);
+    const std::int64_t published = published_now();
+    switch (log_.offer(static_cast<const std::byte*>(request.events), request.count, published, readers)) {
+      case sync::shared_log::offered::unwritten: return publish_beside_log(request, published);
       case sync::shared_log::offered::written: break;
       case sync::shared_log::offered::written_and_wakes: wake_readers(); break;
     }
@@ -646,8 +648,7 @@ void topic::wake_readers() noexcept {
 }
 
 // Not all members read the log, or one has no seat.
-publish_result topic::publish_beside_log(const publish_request& request) {
-  const std::int64_t published = published_now();
+publish_result topic::publish_beside_log(const publish_request& request, std::int64_t published) {
   for (;;) {
     const std::uint64_t word = log_.look();
     snapshot& seen = enter();
@@ -674,7 +675,7 @@ publish_result topic::publish_beside_log(const publish_request& request) {
 void topic::write_in_log(publishing& call, snapshot& seen, const publish_request& request,
                          const sync::shared_log::claimed& got, bool wakes) noexcept {
   call.in_log(got.readers);
-  log_.write(got, static_cast<const std::byte*>(request.events), request.count);
+  log_.write(got, static_cast<const std::byte*>(request.events), request.count, call.published());
   for (std::size_t i = 0; wakes && i < seen.count; ++i)
     if (seen.members()[i]->channel.claim_log_sleeper()) seen.members()[i]->wake();
 }
@@ -720,6 +721,7 @@ publish_result topic::publish_locked(const publish_request& request, std::int64_
     if (waits != nullptr) {
       waits->first = got.first;
       waits->end = end;
+      waits->published = published;
       waits->waits = true;
       call.waits_in_log();
       waits_.push_back(*waits);

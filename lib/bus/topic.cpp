@@ -217,7 +217,7 @@ sync::channel::leaving topic::leave_log_locked(subscription_core& member, bool f
       if (each->end <= seated) continue;
       const std::size_t index = each->first < seated ? static_cast<std::size_t>(seated - each->first) : 0;
       const std::byte* rest = each->events + index * member.channel.payload_bytes();
-      member.channel.stand(each->line_up(*each, member, index), rest, each->end - each->first - index);
+      member.channel.stand(each->line_up(*each, member, index), rest, each->end - each->first - index, each->published);
     }
   });
 }

@@ -85,7 +85,11 @@ class topic final : public ref_counted<topic> {
   ref_ptr<subscription_core> any_member() noexcept;
 
   metadata kept() const noexcept { return kept_.load(std::memory_order_relaxed); }
-  void keep(metadata kind) noexcept { kept_.store(kind); }
+  /// Before the first subscription.
+  void keep(metadata kind) noexcept {
+    kept_.store(kind);
+    if (kind != metadata::off) log_.keep_times();
+  }
 
   const topic_identity identity;
   bus_core& bus() const noexcept { return *bus_; }
@@ -110,7 +114,8 @@ class topic final : public ref_counted<topic> {
   std::int64_t publish_time(metadata kind) const noexcept;
   [[gnu::noinline]] publish_result publish_from(std::size_t first, snapshot& seen, const publish_request& request,
                                                 std::int64_t published);
-  [[gnu::noinline]] publish_result publish_beside_log(const publish_request& request);
+  [[gnu::noinline]] publish_result publish_beside_log(const publish_request& request,
+                                                      std::int64_t published);
   [[gnu::noinline]] publish_result publish_locked(const publish_request& request, std::int64_t published);
   void write_in_log(publishing& call, snapshot& seen, const publish_request& request,
                     const sync::shared_log::claimed& got, bool wakes) noexcept;

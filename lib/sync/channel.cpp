@@ -16,7 +16,7 @@ constexpr std::size_t round_up(std::size_t bytes, std::size_t to) noexcept { ret
 constexpr std::size_t largest_shared = std::size_t{1} << 20;
 
 std::size_t cells_in_log(const channel::config& made) noexcept {
-  const bool may = made.log != nullptr && !made.shared && !made.stamped && made.policy != full_policy::drop_oldest;
+  const bool may = made.log != nullptr && !made.shared && made.policy != full_policy::drop_oldest;
   if (!may || made.capacity > largest_shared / cell_bytes(made.payload_bytes)) return 0;
   return 2 * std::bit_ceil(made.capacity);
 }
@@ -33,7 +33,6 @@ channel::channel(const config& made) noexcept
       shared_(made.shared || made.policy == full_policy::drop_oldest),
       blocks_(made.blocks),
       locked_writes_(made.policy == full_policy::drop_oldest),
-      dressed_(made.stamped || made.blocks),
       listener_(made.listener),
       log_(made.log),
       log_cells_(cells_in_log(made)) {}
@@ -51,17 +50,10 @@ bool channel::allocate_ring() noexcept {
   return true;
 }
 
-void channel::dress(cell& target, std::int64_t published) const noexcept {
-  if (stamp_offset_ != 0) {
-    const seat_stamp stamp{published, refused_[0].load(std::memory_order_relaxed) +
-                                          refused_[static_cast<std::size_t>(errc::full)].load(std::memory_order_relaxed)};
-    std::memcpy(reinterpret_cast<std::byte*>(&target) + stamp_offset_, &stamp, sizeof stamp);
-  }
-  if (blocks_) {
-    void* block = nullptr;
-    std::memcpy(&block, target.payload(), sizeof block);
-    detail::retain_block(block);
-  }
+void channel::retain_in(cell& written) noexcept {
+  void* block = nullptr;
+  std::memcpy(&block, written.payload(), sizeof block);
+  detail::retain_block(block);
 }
 
 void channel::discard(std::byte* ring, std::uint64_t position) noexcept {
@@ -446,6 +438,7 @@ std::uint64_t channel::move_out(shared_log& log, std::uint64_t end, bool forked)
     if (position - first < seated - first) {
       cell& to = at(ring, position - shift_);
       copy_payload(to.payload(), from.payload());
+      if (stamp_offset_ != 0) write_stamp(to, stamp_now(log.published(from)));  // in the log nothing was refused
       to.seq.store(position - shift_ + 1, std::memory_order_release);
     } else if (blocks_) {
       log.let_go(position);  // who waits for the seat has the event
@@ -465,12 +458,13 @@ bool channel::take_over_sleeper() noexcept {
   return false;
 }
 
-void channel::stand(waiter& place, const std::byte* events, std::size_t count) noexcept {
+void channel::stand(waiter& place, const std::byte* events, std::size_t count, std::int64_t published) noexcept {
   m_.is_held();
   hint_.fetch_or(hint_line);
   place.line = this;
   place.events = events;
   place.remaining = count;
+  place.published = published;
   place.admitted = 0;
   place.why = errc::none;
   place.state = waiter_state::waiting;
@@ -478,13 +472,16 @@ void channel::stand(waiter& place, const std::byte* events, std::size_t count) n
   line_.push_back(place);
 }
 
-std::size_t channel::look_ahead(std::byte* out, std::size_t stride, std::size_t most) noexcept {
+std::size_t channel::look_ahead(std::byte* out, std::size_t stride, std::size_t most, seat_stamp* stamps) noexcept {
   lock_guard lock(m_);
   if (in_log_.load() == 0) return 0;
   if (most > capacity_) most = capacity_;
   std::size_t found = 0;
-  for (std::uint64_t position = head_ + shift_; found < most && log_->written(position); ++found, ++position)
-    copy_payload(out + found * stride, log_->at(position).payload());
+  for (std::uint64_t position = head_ + shift_; found < most && log_->written(position); ++found, ++position) {
+    cell& next = log_->at(position);
+    copy_payload(out + found * stride, next.payload());
+    if (stamps != nullptr && stamp_offset_ != 0) stamps[found] = stamp_now(log_->published(next));
+  }
   return found;
 }
 

@@ -176,8 +176,8 @@ class channel {
     return ring != nullptr && at(ring, last).seq.load(std::memory_order_relaxed) == last + 1;
   }
   /// Consumer of a channel that reads the log: copies as many of the next events as there are, at most `most`, each `stride`
-  /// bytes after the one before. Frees nothing. 0: there is none, or the channel has left the log. Cost: a lock.
-  std::size_t look_ahead(std::byte* out, std::size_t stride, std::size_t most) noexcept;
+  /// bytes after the one before, and their stamps. Frees nothing. 0: there is none, or the channel has left the log. Cost: a lock.
+  std::size_t look_ahead(std::byte* out, std::size_t stride, std::size_t most, seat_stamp* stamps = nullptr) noexcept;
   /// Consumer: frees the seat of the next event, whose copy it has. It stays the next one if the channel leaves the log.
   take_status begin(std::uint64_t& sequence) noexcept {
     if ((begun_.fetch_add(1) & flag) != 0) return take_status::stopped;  // invariant 4: it belongs to the stopper
@@ -244,7 +244,7 @@ class channel {
     return wakes ? leaving::left_and_wakes : leaving::left;
   }
   /// For `line_up`.
-  void stand(waiter& place, const std::byte* events, std::size_t count) noexcept;
+  void stand(waiter& place, const std::byte* events, std::size_t count, std::int64_t published) noexcept;
   /// A consumer that sleeps in the log; true: the caller must schedule it.
   bool claim_log_sleeper() noexcept { return asleep_.load() != 0 && asleep_.exchange(0) != 0; }
   /// The first position of the log that it has no seat for; and its cursor there. For the holder of the log's mutex.
@@ -341,7 +341,8 @@ class channel {
     for (std::size_t i = count; i-- > 0;) {
       cell& target = at(ring, first + i);
       copy_fresh(target.payload(), events + i * payload_bytes_, payload_bytes_);
-      if (dressed_) dress(target, published);
+      if (stamp_offset_ != 0) write_stamp(target, stamp_now(published));
+      if (blocks_) retain_in(target);
       // release: pairs with the acquire in take; without it a torn event is seen (test: "a span is handled in order").
       target.seq.store(first + i + 1, std::memory_order_release);
     }
@@ -350,7 +351,14 @@ class channel {
   bool take_over_sleeper() noexcept PENSTOCK_REQUIRES(m_);
   std::uint64_t move_out(shared_log& log, std::uint64_t end, bool forked) noexcept PENSTOCK_REQUIRES(m_, log.m);
   channel_counts counts_locked() noexcept PENSTOCK_REQUIRES(m_);
-  void dress(cell& target, std::int64_t published) const noexcept;
+  static void retain_in(cell& written) noexcept;
+  seat_stamp stamp_now(std::int64_t published) const noexcept {
+    return {published, refused_[0].load(std::memory_order_relaxed) +
+                           refused_[static_cast<std::size_t>(errc::full)].load(std::memory_order_relaxed)};
+  }
+  void write_stamp(cell& to, const seat_stamp& stamp) const noexcept {
+    std::memcpy(reinterpret_cast<std::byte*>(&to) + stamp_offset_, &stamp, sizeof stamp);
+  }
   /// Writes what is there already. But now the cell's line is in this core alone, and modified; from there the producer of the
   /// next lap has it sooner than it may write to a line of its own that this core has only read.
   static void take_line(cell& read, std::uint64_t position) noexcept {
@@ -382,7 +390,6 @@ class channel {
   const bool shared_;
   const bool blocks_;
   const bool locked_writes_;
-  const bool dressed_;  // cells hold more than the event, or own what they point to
   const discard_listener listener_;
   shared_log* const log_;
   const std::size_t log_cells_;  // 0: it reads no log

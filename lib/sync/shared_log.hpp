@@ -35,10 +35,16 @@ namespace penstock::sync {
 class shared_log {
  public:
   explicit shared_log(std::size_t payload_bytes, bool blocks) noexcept
-      : payload_bytes_(payload_bytes), stride_(cell_bytes(payload_bytes)), blocks_(blocks) {}
+      : payload_bytes_(payload_bytes), blocks_(blocks), stride_(cell_bytes(payload_bytes)) {}
   ~shared_log();
   shared_log(const shared_log&) = delete;
   shared_log& operator=(const shared_log&) = delete;
+
+  /// Each event keeps the time at which it was published. Before there is any.
+  void keep_times() noexcept {
+    time_offset_ = cell_bytes(payload_bytes_);
+    stride_ = time_offset_ + sizeof(std::int64_t);
+  }
 
   /// Protects the topic's membership, who reads the log, and who waits for seats in it. A reader's mutex may be taken while
   /// it is held, no other.
@@ -56,16 +62,16 @@ class shared_log {
     written,
     written_and_wakes,  ///< the caller must wake the readers that sleep
   };
-  /// Writes a span if all members of the topic read the log and have seats for all of it. `readers`: how many do.
-  /// Cost: one exchange and one write.
-  offered offer(const std::byte* events, std::size_t count, std::uint32_t& readers) noexcept {
+  /// Writes a span if all members of the topic read the log and have seats for all of it. `readers`: how many do. `published`
+  /// is kept if times are. Cost: one exchange and one write.
+  offered offer(const std::byte* events, std::size_t count, std::int64_t published, std::uint32_t& readers) noexcept {
     std::uint64_t word = tail_.load();
     for (;;) {
       if ((word & shut) != 0 || form_.load() != form::sole) return offered::unwritten;
       claimed got;
       if (!fits(word, count, got)) return offered::unwritten;
       if (!tail_.compare_exchange_weak(word, (word & ticket_mask) + count)) continue;
-      write(got, events, count);
+      write(got, events, count, published);
       readers = got.readers;
       return (word & idle) != 0 ? offered::written_and_wakes : offered::written;
     }
@@ -89,10 +95,11 @@ class shared_log {
     return (seen & idle) != 0 ? claiming::taken_and_wakes : claiming::taken;
   }
   /// The head cell of the span is written last: a reader that finds it finds the whole span behind it.
-  void write(const claimed& at, const std::byte* events, std::size_t count) noexcept {
+  void write(const claimed& at, const std::byte* events, std::size_t count, std::int64_t published) noexcept {
     for (std::size_t i = count; i-- > 0;) {
       cell& target = place(at.ring, at.mask, at.first + i);
       copy_fresh(target.payload(), events + i * payload_bytes_, payload_bytes_);
+      if (time_offset_ != 0) std::memcpy(time_in(target), &published, sizeof published);
       if (blocks_) retain_for(target, at.readers);
       // release: pairs with the acquire in `written`; without it a torn event is seen.
       target.seq.store(at.first + i + 1, std::memory_order_release);
@@ -108,6 +115,12 @@ class shared_log {
   }
   bool written(std::uint64_t position) noexcept {
     return at(position).seq.load(std::memory_order_acquire) == position + 1;
+  }
+  /// When the event in a cell was published; 0 where no times are kept.
+  std::int64_t published(cell& written) const noexcept {
+    std::int64_t time = 0;
+    if (time_offset_ != 0) std::memcpy(&time, time_in(written), sizeof time);
+    return time;
   }
   /// The next position to be taken, at some instant of the call. Takes m if it is shut: not for who holds m or a reader's.
   std::uint64_t position() noexcept;
@@ -170,11 +183,13 @@ class shared_log {
     return got.first + count <= limit_.load(std::memory_order_acquire);
   }
   void retain_for(cell& target, std::uint32_t readers) const noexcept;
+  std::byte* time_in(cell& of) const noexcept { return reinterpret_cast<std::byte*>(&of) + time_offset_; }
 
   // Constant, or changed with the readers.
   const std::size_t payload_bytes_;
-  const std::size_t stride_;
   const bool blocks_;
+  std::size_t stride_;           // constant from the first ring on, as the next
+  std::size_t time_offset_ = 0;  // within a cell; 0: none
   atomic<form> form_{form::unused};
   atomic<std::uint32_t> readers_{0};
   atomic<std::byte*> ring_{nullptr};
