@@ -22,10 +22,14 @@ class call_access {
     return call(subscription, stop);
   }
   static void begin(call& info, std::uint64_t sequence, std::uint64_t dropped_before, std::int64_t published) noexcept {
-    info.sequence_ = sequence;
-    info.attempt_ = 1;
+    begin(info, sequence);
     info.dropped_before_ = dropped_before;
     info.published_ = steady_time(std::chrono::nanoseconds(published));
+  }
+  /// The same, where neither losses nor times are kept.
+  static void begin(call& info, std::uint64_t sequence) noexcept {
+    info.sequence_ = sequence;
+    info.attempt_ = 1;
   }
   static void next_attempt(call& info) noexcept { ++info.attempt_; }
 };

@@ -172,6 +172,21 @@ const void* lane::payload_of(const std::byte* slot) const noexcept {
 
 namespace {
 
+/// The count that an event in a block carries; given back also when its call is unwound.
+class block_guard {
+ public:
+  explicit block_guard(void* block) noexcept : block_(block) {}
+  ~block_guard() { release(); }
+  block_guard(const block_guard&) = delete;
+  block_guard& operator=(const block_guard&) = delete;
+  void release() noexcept {
+    if (block_ != nullptr) release_block(std::exchange(block_, nullptr));
+  }
+
+ private:
+  void* block_;
+};
+
 /// One lane needs no exchange, which would wait for all that was written before.
 std::uint64_t replace(std::atomic<std::uint64_t>& word, std::uint64_t with, bool several) noexcept {
   if (several) return word.exchange(with);
@@ -248,6 +263,29 @@ lane::turn_end lane::drain_as(unsigned budget) {
         continue;
       }
     }
+    if constexpr (Plain) {
+      if (ahead > 0) {
+        // Nothing comes between two of them but what their own calls do.
+        const std::size_t most = std::min<std::size_t>(ahead, budget);
+        std::size_t done = 0;
+        do {
+          std::uint64_t number = 0;
+          if (owner.channel.begin(number) != sync::take_status::taken) return turn_end::stopped;
+          if (in_log && owner.channel.wants_log_service()) owner.topic_->serve_log();
+          if constexpr (may_be_stamped)
+            say_stamp(info, stamps[next_ahead + done], number, false);
+          else
+            call_access::begin(info, number);
+          handle_plainly(near_slots[next_ahead + done], number, blocks, info, unused);
+        } while (++done < most && !counted_itself_);
+        next_ahead += done;
+        ahead -= done;
+        budget -= static_cast<unsigned>(done);
+        stretch += static_cast<unsigned>(done);
+        worked = true;
+        continue;
+      }
+    }
     if (ahead > 0) {
       --ahead;
       if (may_be_stamped) stamp = stamps[next_ahead];
@@ -281,23 +319,16 @@ lane::turn_end lane::drain_as(unsigned budget) {
     --budget;
     running.store(sequence, std::memory_order_relaxed);
     if (several) owner.wake_another();
-    std::uint64_t dropped_before = 0;
-    if (may_be_stamped && owner.channel.stamped()) {
-      dropped_before = stamp.refused - replace(owner.last_refused_, stamp.refused, several) +
-                       (sequence - 1 - replace(owner.last_sequence_, sequence, several));
-    }
-    call_access::begin(info, sequence, dropped_before, may_be_stamped ? stamp.published : 0);
+    if (may_be_stamped && owner.channel.stamped())
+      say_stamp(info, stamp, sequence, several);
+    else
+      call_access::begin(info, sequence);
     const void* const payload = blocks ? payload_of(slot) : slot;
     if (!is_long) {
-      struct block_guard {
-        void* block;
-        ~block_guard() {
-          if (block != nullptr) release_block(block);
-        }
-      } event_in_hand{blocks ? const_cast<void*>(payload) : nullptr};
+      block_guard event_in_hand{blocks ? const_cast<void*>(payload) : nullptr};
       fate end = Plain ? attempt_plainly(payload, info, unused) : attempt(payload, info);
       if (end == fate::failed) end = fail_for_good(info, payload, "failed");
-      if (event_in_hand.block != nullptr) release_block(std::exchange(event_in_hand.block, nullptr));
+      event_in_hand.release();
       count(end);
       continue;
     }
@@ -413,6 +444,28 @@ lane::turn_end lane::go_on(unsigned& budget) {
 }
 
 // --- one attempt -------------------------------------------------------------------------------------------------------
+
+// What was lost since the event before.
+inline void lane::say_stamp(call& info, const sync::seat_stamp& stamp, std::uint64_t sequence, bool several) noexcept {
+  const std::uint64_t lost = stamp.refused - replace(core->last_refused_, stamp.refused, several) +
+                             (sequence - 1 - replace(core->last_sequence_, sequence, several));
+  call_access::begin(info, sequence, lost, stamp.published);
+}
+
+// The call of an event that has begun, where nothing but a function is called.
+inline void lane::handle_plainly(const std::byte* slot, std::uint64_t sequence, bool blocks, call& info, task<void>& unused) {
+  running.store(sequence, std::memory_order_relaxed);
+  const void* const payload = blocks ? payload_of(slot) : slot;
+  block_guard event_in_hand{blocks ? const_cast<void*>(payload) : nullptr};
+  if (const fate end = attempt_plainly(payload, info, unused); end != fate::handled) {
+    static_cast<void>(fail_for_good(info, payload, "failed"));
+    event_in_hand.release();
+    return count(end);
+  }
+  event_in_hand.release();
+  handled.store(handled.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  running.store(0, std::memory_order_relaxed);
+}
 
 PENSTOCK_CATCHES_FORCED_UNWIND
 inline lane::fate lane::attempt_plainly(const void* payload, call& info, task<void>& unused) {

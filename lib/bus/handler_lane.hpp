@@ -120,6 +120,8 @@ class lane final : public runnable, public lane_base {
   void finish(turn_end end) noexcept;
 
   fate attempt(const void* payload, call& info);
+  void say_stamp(call& info, const sync::seat_stamp& stamp, std::uint64_t sequence, bool several) noexcept;
+  void handle_plainly(const std::byte* slot, std::uint64_t sequence, bool blocks, call& info, task<void>& unused);
   PENSTOCK_CATCHES_FORCED_UNWIND fate attempt_plainly(const void* payload, call& info, task<void>& unused);
   fate coroutine_over();
   fate after_failure(call& info, const void* payload) noexcept;

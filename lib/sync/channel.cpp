@@ -476,10 +476,15 @@ std::size_t channel::look_ahead(std::byte* out, std::size_t stride, std::size_t 
   lock_guard lock(m_);
   if (in_log_.load() == 0) return 0;
   if (most > capacity_) most = capacity_;
+  // Of its own, since what is written through a pointer to bytes might be anything.
+  const shared_log::cells cells = log_->all();
+  const std::size_t bytes = payload_bytes_;
+  std::uint64_t position = head_ + shift_;
   std::size_t found = 0;
-  for (std::uint64_t position = head_ + shift_; found < most && log_->written(position); ++found, ++position) {
-    cell& next = log_->at(position);
-    copy_payload(out + found * stride, next.payload());
+  for (; found < most; ++found, ++position) {
+    cell& next = cells.at(position);
+    if (next.seq.load(std::memory_order_acquire) != position + 1) break;
+    sync::copy_payload(out + found * stride, next.payload(), bytes);
     if (stamps != nullptr && stamp_offset_ != 0) stamps[found] = stamp_now(log_->published(next));
   }
   return found;

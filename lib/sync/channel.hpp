@@ -157,12 +157,16 @@ class channel {
   std::size_t read_ahead(std::byte* out, std::size_t stride, std::size_t most, seat_stamp* stamps = nullptr) noexcept {
     std::byte* const ring = ring_.load();
     if (ring == nullptr) return 0;
+    // Of its own, since what is written through a pointer to bytes might be anything.
+    const std::size_t cell_stride = stride_;
+    const std::uint64_t mask = mask_;
+    const std::size_t bytes = payload_bytes_;
+    std::uint64_t position = head_;
     std::size_t count = 0;
-    for (; count < most; ++count) {
-      const std::uint64_t position = head_ + count;
-      cell& next = at(ring, position);
+    for (; count < most; ++count, ++position) {
+      cell& next = *reinterpret_cast<cell*>(ring + (position & mask) * cell_stride);
       if (next.seq.load(std::memory_order_acquire) != position + 1) break;
-      copy_payload(out + count * stride, next.payload());
+      sync::copy_payload(out + count * stride, next.payload(), bytes);
       if (stamps != nullptr) read_stamp(next, stamps + count);
       take_line(next, position);
     }

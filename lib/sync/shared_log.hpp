@@ -113,6 +113,24 @@ class shared_log {
     std::byte* const ring = ring_.load();
     return place(ring, header_of(ring).mask, position);
   }
+  /// The same for many of them.
+  class cells {
+   public:
+    cell& at(std::uint64_t position) const noexcept {
+      return *reinterpret_cast<cell*>(ring_ + (position & mask_) * stride_);
+    }
+
+   private:
+    friend class shared_log;
+    cells(std::byte* ring, std::uint64_t mask, std::size_t stride) noexcept : ring_(ring), mask_(mask), stride_(stride) {}
+    std::byte* ring_;
+    std::uint64_t mask_;
+    std::size_t stride_;
+  };
+  cells all() noexcept {
+    std::byte* const ring = ring_.load();
+    return {ring, header_of(ring).mask, stride_};
+  }
   bool written(std::uint64_t position) noexcept {
     return at(position).seq.load(std::memory_order_acquire) == position + 1;
   }
