@@ -187,12 +187,15 @@ class block_guard {
   void* block_;
 };
 
-/// One lane needs no exchange, which would wait for all that was written before.
-std::uint64_t replace(std::atomic<std::uint64_t>& word, std::uint64_t with, bool several) noexcept {
-  if (several) return word.exchange(with);
-  const std::uint64_t before = word.load(std::memory_order_relaxed);
-  word.store(with, std::memory_order_relaxed);
-  return before;
+/// By how much the word grows to `to`. Producers that write side by side look at the count of losses in any order, and so do
+/// lanes that take events side by side: of two events the later one's may be the lower.
+std::uint64_t raise(std::atomic<std::uint64_t>& word, std::uint64_t to, bool several) noexcept {
+  std::uint64_t before = word.load(std::memory_order_relaxed);
+  while (to > before) {
+    if (!several) word.store(to, std::memory_order_relaxed);
+    if (!several || word.compare_exchange_weak(before, to)) return to - before;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -249,7 +252,7 @@ lane::turn_end lane::drain_as(unsigned budget) {
     sync::take_status status = sync::take_status::empty;
     if (ahead == 0 && stretch >= long_stretch) {
       stretch = 0;
-      fall_back();
+      if (owner.channel.exclusive()) fall_back();  // else the head is not its own
     }
     if (ahead == 0 && (in_log || owner.channel.exclusive())) {
       if (!is_long) slot = near_slots[0];
@@ -447,9 +450,7 @@ lane::turn_end lane::go_on(unsigned& budget) {
 
 // What was lost since the event before.
 inline void lane::say_stamp(call& info, const sync::seat_stamp& stamp, std::uint64_t sequence, bool several) noexcept {
-  const std::uint64_t lost = stamp.refused - replace(core->last_refused_, stamp.refused, several) +
-                             (sequence - 1 - replace(core->last_sequence_, sequence, several));
-  call_access::begin(info, sequence, lost, stamp.published);
+  call_access::begin(info, sequence, raise(core->last_lost_, stamp.lost, several), stamp.published);
 }
 
 // The call of an event that has begun, where nothing but a function is called.

@@ -10,6 +10,7 @@
 #include "exec/context.hpp"
 #include "sync/parker.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -87,8 +88,9 @@ bool stream_core::take_into(receive_operation& reader, lock_guard& lock) noexcep
     got.fresh_ = true;
     if (channel.stamped()) {
       got.published_ = steady_time(std::chrono::nanoseconds(stamp.published));
-      got.dropped_before_ = stamp.refused - std::exchange(last_refused_, stamp.refused) +
-                            (sequence - 1 - std::exchange(last_sequence_, sequence));
+      // Producers that write side by side look at the count in any order: a later event's may be the lower.
+      const std::uint64_t lost = std::max(stamp.lost, last_lost_);
+      got.dropped_before_ = lost - std::exchange(last_lost_, lost);
     }
   } else {
     if (channel.wants_service()) channel.serve(true);

@@ -76,8 +76,7 @@ class stream_core {
   bool again_ PENSTOCK_GUARDED_BY(m_) = false;
   std::size_t in_flight_ PENSTOCK_GUARDED_BY(m_) = 0;
   stream_counts counts_ PENSTOCK_GUARDED_BY(m_);
-  std::uint64_t last_sequence_ = 0;  // the dispatcher's own
-  std::uint64_t last_refused_ = 0;
+  std::uint64_t last_lost_ = 0;  // the dispatcher's own
 };
 
 }  // namespace penstock::detail

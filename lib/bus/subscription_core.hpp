@@ -207,8 +207,7 @@ class subscription_core final : public ref_counted<subscription_core> {
   sync::atomic<std::uint32_t> end_changes_{0};  // moves when closers have to look again
   sync::atomic<std::uint32_t> idle_watchers_{0};
   sync::atomic<std::uint32_t> idle_changes_{0};
-  std::atomic<std::uint64_t> last_sequence_{0};  // of a stamped channel: begun last
-  std::atomic<std::uint64_t> last_refused_{0};
+  std::atomic<std::uint64_t> last_lost_{0};  // of a stamped channel: known lost when an event began
 
   mutex sides_m_;  // protects what follows; taken with no other lock held
   lane* sleepers_ PENSTOCK_GUARDED_BY(sides_m_) = nullptr;

@@ -278,6 +278,7 @@ take_status channel::take_shared(std::byte* out, std::uint64_t& sequence, seat_s
     if (ring == nullptr || at(ring, head).seq.load(std::memory_order_acquire) != head + 1) return take_status::empty;
     copy_payload(out, at(ring, head).payload());
     read_stamp(at(ring, head), stamp);
+    if (stamp != nullptr) stamp->lost += evicted_;
     begun_.store(head + 1);
     head_ = head + 1;
     sequence = head + 1;

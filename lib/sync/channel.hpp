@@ -42,7 +42,7 @@ struct offer_outcome {
 /// What a seat remembers besides its event, where the topic keeps that.
 struct seat_stamp {
   std::int64_t published = 0;   ///< nanoseconds of the steady clock
-  std::uint64_t refused = 0;    ///< events dropped or rejected as full here before this one got its seat
+  std::uint64_t lost = 0;       ///< events dropped or rejected as full here before this one got its seat, or evicted before it was taken
 };
 
 /// Told of each event that is discarded, once, by whoever discards it, with no lock held; the payload is as it lies in
