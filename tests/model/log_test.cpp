@@ -1360,3 +1360,228 @@ TEST_CASE("readers of the log whose calls wait, or are tried again, keep their e
   written.check();
   again.check();
 }
+
+// --- times and losses --------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// A subscription to `tracked` on a topic that keeps times, and what its calls were told.
+struct timed_reader {
+  struct call {
+    event_id event;
+    penstock::steady_time published;
+    std::uint64_t lost;
+    bool operator==(const call&) const = default;
+  };
+  std::vector<call> handled;
+  std::vector<std::pair<event_id, penstock::steady_time>> discarded;
+  int calls = 0;
+  bool over = false;
+  penstock::subscription handle;
+
+  auto body(simulation& sim) {
+    return [this, &sim](const tracked& event, const penstock::call& told) {
+      sim.require(!over, "an event was handled after its subscription had ended");
+      const inside_call here(calls);
+      sim.require(calls == 1, "two calls of one lane overlap");
+      handled.push_back({{event.producer, event.index}, told.published(), told.dropped_before()});
+      switch (sim.random(4)) {  // time passes only while nobody can go on: so others find it full
+        case 0: break;
+        case 1: sim.yield(); break;
+        default: sim.sleep_for(std::chrono::microseconds(1 + sim.random(5)));
+      }
+    };
+  }
+  void join(simulation& sim, const penstock::topic<tracked>& topic, std::size_t room, overflow policy) {
+    handle = topic.subscribe("timed",
+                             subscribe_options().capacity(room).overflow(policy).on_undelivered<tracked>(
+                                 [this, &sim](const tracked& event, const penstock::undelivered& what) {
+                                   sim.require(!over, "given back after close had returned closed");
+                                   discarded.push_back({{event.producer, event.index}, what.published()});
+                                 }),
+                             body(sim));
+  }
+  /// Without a hook: the loop of a lane that has nothing but its stamps.
+  void join_simply(simulation& sim, const penstock::topic<tracked>& topic, std::size_t room, overflow policy) {
+    handle = topic.subscribe("timed", subscribe_options().capacity(room).overflow(policy), body(sim));
+  }
+};
+
+penstock::topic<tracked> timed_topic(const penstock::event_bus& bus) {
+  return bus.topic<tracked>(penstock::topic_options().name("timed").metadata(penstock::metadata::precise));
+}
+
+}  // namespace
+
+TEST_CASE("a reader of the log is told when each event was published and how many it lost before, in the log or out") {
+  coverage written("events written into the log", 20'000);
+  coverage left("a lossy reader was out of the log", 5'000);
+  coverage back("and back in it after it had lost events", 2'000);
+  coverage lost("events lost", 10'000);
+  explore([&](simulation& sim) {
+    litter events;
+    {
+      const auto topic = timed_topic(sim.runtime().bus());
+      constexpr overflow policies[] = {overflow::block, overflow::drop_newest, overflow::fail};
+      std::vector<timed_reader> readers(3);
+      for (std::size_t i = 0; i < 3; ++i) {
+        if (sim.random(2) == 0)
+          readers[i].join(sim, topic, 1 + sim.random(4), policies[i]);
+        else
+          readers[i].join_simply(sim, topic, 1 + sim.random(4), policies[i]);
+      }
+      const auto out = topic.publisher();
+      enter_log(sim, events, out, readers);
+      const std::uint64_t before = logged(readers[0].handle);
+      std::vector<timed_reader::call> expected[3];
+      std::uint64_t missed[3] = {};
+      sim.thread("publisher", [&] {
+        for (std::uint32_t i = 0; i < 14; ++i) {
+          if (sim.random(3) == 0) sim.sleep_for(std::chrono::microseconds(1 + sim.random(i == 7 ? 60 : 6)));
+          const bool was_out[3] = {false, !reads_log(readers[1].handle), !reads_log(readers[2].handle)};
+          const auto now = sim.now();
+          const publish_result result = out.emplace(events, 0U, i);
+          const bool refused[3] = {false, result.dropped() == 1, result.rejected() == 1};
+          sim.require(result.matched() == 3 && result.accepted() + result.dropped() + result.rejected() == 3,
+                      "an offer has no fate");
+          for (std::size_t r = 0; r < 3; ++r) {
+            if (was_out[r])
+              left.count();
+            else if (expected[r].size() < i && missed[r] == 0 && r > 0)
+              back.count();
+            if (refused[r]) {
+              lost.count();
+              ++missed[r];
+            } else {
+              expected[r].push_back({{0U, i}, now, std::exchange(missed[r], 0)});
+            }
+          }
+        }
+      });
+      sim.run_until_idle();
+      sim.require_all_done();
+      written.count(logged(readers[0].handle) - before);
+      for (std::size_t r = 0; r < 3; ++r) {
+        sim.require(readers[r].handled.size() == expected[r].size(), "an event was lost, or handled twice");
+        for (std::size_t i = 0; i < expected[r].size(); ++i) {
+          sim.require(readers[r].handled[i].event == expected[r][i].event, "not the next event");
+          sim.require(readers[r].handled[i].published == expected[r][i].published, "not when it was published");
+          sim.require(readers[r].handled[i].lost == expected[r][i].lost,
+                      "told of " + std::to_string(readers[r].handled[i].lost) + " losses that were " +
+                          std::to_string(expected[r][i].lost));
+        }
+      }
+      end(sim, events, readers);
+    }
+  });
+  written.check();
+  left.check();
+  back.check();
+  lost.check();
+}
+
+TEST_CASE("an event that waited in the log, stood in line, or was given back still has the time of its publish") {
+  coverage waited("a reader left while somebody waited there", 1'000);
+  coverage discarded("events given back", 1'000);
+  explore([&](simulation& sim) {
+    litter events;
+    {
+      const auto topic = timed_topic(sim.runtime().bus());
+      std::vector<timed_reader> readers(2);
+      for (timed_reader& each : readers) each.join(sim, topic, 1 + sim.random(3), overflow::block);
+      const auto out = topic.publisher();
+      enter_log(sim, events, out, readers);
+      std::map<event_id, penstock::steady_time> times;
+      const bool stops = sim.random(2) == 0;
+      for (std::uint32_t producer = 0; producer < 3; ++producer) {
+        sim.thread("publisher", [&, producer] {
+          for (std::uint32_t index = 0; index < 6; index += 2) {
+            sim.sleep_for(std::chrono::microseconds(1 + sim.random(7)));
+            times[{producer, index}] = times[{producer, index + 1}] = sim.now();
+            const tracked span[2] = {{events, producer, index}, {events, producer, index + 1}};
+            const publish_result result = out.publish_many(std::span<const tracked>(span));
+            sim.require(result.rejected() == 0 || (stops && result.error() == errc::closed), "an open one refused");
+          }
+        });
+      }
+      sim.thread("leaver", [&] {
+        for (int i = 0; i < 4; ++i) {
+          sim.sleep_for(std::chrono::microseconds(1 + sim.random(9)));
+          for (timed_reader& each : readers) {
+            auto& core = core_of(each.handle);
+            if (each.over || sim.random(2) == 0) continue;
+            if (reads_log(each.handle) && core.topic().log().awaited() != 0) waited.count();
+            core.topic().leave_log(core);
+          }
+        }
+      });
+      if (stops) {
+        sim.thread("closer", [&] {
+          sim.sleep_for(std::chrono::microseconds(4 + sim.random(20)));
+          sim.require(readers[0].handle.close(close_mode::stop_now) == close_status::closed, "a close did not close");
+          readers[0].over = true;
+        });
+      }
+      sim.run_until_idle();
+      sim.require_all_done();
+      for (timed_reader& each : readers) {
+        for (const timed_reader::call& call : each.handled) {
+          sim.require(call.published == times[call.event], "not when it was published");
+          sim.require(call.lost == 0, "told of a loss that was none");
+        }
+        for (const auto& [event, published] : each.discarded)
+          sim.require(published == times[event], "given back with another time than that of its publish");
+        discarded.count(each.discarded.size());
+      }
+      sim.require(readers[1].handled.size() == 18, "an event was lost, or handled twice");
+      const penstock::ledger counted = readers[0].handle.ledger();
+      sim.require(readers[0].handled.size() + readers[0].discarded.size() + counted.rejected.closed == 18 || stops,
+                  "an event has no fate");
+      end(sim, events, readers);
+    }
+  });
+  waited.check();
+  discarded.check();
+}
+
+TEST_CASE("what readers are told of losses is what they lost, however many publish at once") {
+  coverage lost("events lost", 10'000);
+  explore([&](simulation& sim) {
+    litter events;
+    {
+      const auto topic = timed_topic(sim.runtime().bus());
+      std::vector<timed_reader> readers(1 + sim.random(2));
+      for (timed_reader& each : readers)
+        each.join_simply(sim, topic, 1 + sim.random(4), sim.random(2) == 0 ? overflow::drop_newest : overflow::fail);
+      const auto out = topic.publisher();
+      sim.require(out.try_emplace(events, warming, 0U).accepted() == readers.size(), "an idle one refused");
+      sim.run_until_idle();
+      for (std::uint32_t producer = 0; producer < 3; ++producer) {
+        sim.thread("publisher", [&, producer] {
+          for (std::uint32_t index = 0; index < 6; index += 2) {
+            const tracked span[2] = {{events, producer, index}, {events, producer, index + 1}};
+            static_cast<void>(out.publish_many(std::span<const tracked>(span)));
+            if (sim.random(4) == 0) sim.sleep_for(2us);
+          }
+        });
+      }
+      sim.run_until_idle();
+      sim.require_all_done();
+      sim.require(out.try_emplace(events, 0U, 6U).accepted() == readers.size(), "an idle one refused");
+      sim.run_until_idle();
+      for (timed_reader& each : readers) {
+        const penstock::ledger counted = each.handle.ledger();
+        const std::uint64_t all = counted.dropped + counted.rejected.full;
+        lost.count(all);
+        std::uint64_t told = 0;
+        for (const timed_reader::call& call : each.handled) {
+          sim.require(call.lost <= all - told, "told of more losses than there were: " + std::to_string(call.lost));
+          told += call.lost;
+        }
+        sim.require(told == all, "not told of all losses");
+      }
+      end(sim, events, readers);
+    }
+  });
+  lost.check();
+}

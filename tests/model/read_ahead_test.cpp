@@ -1,0 +1,316 @@
+// What a lane copies ahead of its calls, under preemption at every atomic operation and lock: a copy is no call.
+// Floor 9, room tests.
+#include "../support/catch.hpp"
+#include "coverage.hpp"
+#include "tracked.hpp"
+
+#include <penstock/testing/simulation.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+using namespace std::chrono_literals;
+using penstock::close_mode;
+using penstock::close_status;
+using penstock::errc;
+using penstock::publish_result;
+using penstock::runtime_options;
+using penstock::subscribe_options;
+using penstock::worker_pool_options;
+using penstock::testing::explore;
+using penstock::testing::explore_options;
+using penstock::testing::simulation;
+using penstock_test::litter;
+using penstock_test::require_balanced;
+using penstock_test::tracked;
+
+namespace {
+
+using event_id = std::pair<std::uint32_t, std::uint32_t>;  // producer, index
+
+/// As `tracked`, but in place.
+struct small {
+  small(litter&, std::uint32_t by, std::uint32_t number) : producer(by), index(number) {}
+  std::uint32_t producer;
+  std::uint32_t index;
+};
+
+/// How often a case met what it is about: counted in each seed, looked at when all its seeds have run.
+class coverage {
+ public:
+  explicit coverage(const char* what, std::uint64_t least = 1) : what_(what), least_(least) {}
+  void count(std::uint64_t times = 1) { seen_ += times; }
+  void check() const {
+    if (!penstock_test::all_seeds_ran()) return;
+    INFO(what_ << ": " << seen_ << " times");
+    CHECK(seen_ >= least_);
+  }
+
+ private:
+  const char* const what_;
+  const std::uint64_t least_;
+  std::uint64_t seen_ = 0;
+};
+
+explore_options seeds(std::uint64_t count, unsigned preemptions = 5) {
+  return explore_options().seeds(count).each(penstock::testing::simulation_options().preemptions(preemptions));
+}
+
+template <class Event>
+std::vector<Event> span_of(litter& events, std::uint32_t producer, std::uint32_t first, std::size_t count) {
+  std::vector<Event> made;
+  made.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) made.emplace_back(events, producer, first + static_cast<std::uint32_t>(i));
+  return made;
+}
+
+/// What a subscription was given, and given back.
+struct fates {
+  std::vector<event_id> handled;
+  std::vector<event_id> discarded;
+  bool over = false;
+
+  template <class Event>
+  void discard(simulation& sim, const Event& event) {
+    sim.require(!over, "given back after close had returned closed");
+    discarded.emplace_back(event.producer, event.index);
+  }
+  /// Of each producer the handled are the first, the discarded the next, and none is missing in between.
+  void require_whole(simulation& sim, std::uint32_t producers) const {
+    std::vector<std::uint32_t> next(producers, 0);
+    for (const auto* part : {&handled, &discarded}) {
+      for (const event_id& each : *part)
+        sim.require(each.second == next[each.first]++, "an event was lost, came twice, or was overtaken");
+    }
+  }
+};
+
+template <class Event>
+void one_seat_for_each_call(simulation& sim, coverage& copied, coverage& raced) {
+  litter events;
+  {
+    const std::size_t capacity = 2 + sim.random(20);
+    std::deque<penstock::testing::gate> gates;
+    for (std::size_t i = 0; i < 2 * capacity + 2; ++i) gates.push_back(sim.gate("a call"));
+    const auto bus = sim.runtime().bus();
+    fates seen;
+    auto sub = bus.subscribe<Event>("held",
+                                    subscribe_options().capacity(capacity).on_undelivered<Event>(
+                                        [&](const Event& event, const penstock::undelivered& what) {
+                                          seen.discard(sim, event);
+                                          sim.require(what.sequence() == event.index + 1, "not its seat's number");
+                                        }),
+                                    [&](const Event& event, const penstock::call& call) {
+                                      sim.require(!seen.over, "a call began after its subscription had ended");
+                                      seen.handled.emplace_back(event.producer, event.index);
+                                      sim.require(call.sequence() == event.index + 1, "not its seat's number");
+                                      gates[event.index].wait();
+                                    });
+    const auto out = bus.publisher<Event>();
+    // A span is found whole: the lane has as many copies as it takes at once, or as there are.
+    auto next = static_cast<std::uint32_t>(capacity);
+    const auto made = span_of<Event>(events, 0, 0, capacity);
+    sim.require(out.try_publish_many(std::span<const Event>(made)).accepted() == capacity, "a free seat was not given");
+    sim.run_until_idle();
+    const std::size_t calls = sim.random(capacity + 1);
+    for (std::uint32_t call = 0; call <= calls; ++call) {
+      sim.require(seen.handled.size() == call + 1, "not one call began");
+      const penstock::ledger counted = sub.ledger();
+      sim.require(counted.running == 1 && counted.queued == capacity - 1,
+                  "what was copied has begun: " + penstock::to_string(counted));
+      sim.require(out.try_emplace(events, 0U, next).accepted() == 1, "the seat of a call was not free");
+      const publish_result more = out.try_emplace(events, 0U, next + 1);
+      sim.require(more.accepted() == 0 && more.rejected() == 1, "a seat was free whose call had not begun");
+      ++next;
+      if (call == calls) break;
+      gates[call].open();
+      sim.run_until_idle();
+    }
+    copied.count();
+    const bool races = sim.random(2) == 0;
+    const std::size_t before = seen.handled.size();
+    sim.thread("closer", [&] {
+      sim.require(sub.close(close_mode::stop_now) == close_status::closed, "a close did not close");
+      seen.over = true;
+    });
+    if (races) {
+      sim.thread("opener", [&] {
+        for (const auto& each : gates) each.open();
+      });
+    } else {
+      sim.run_for(10us);
+      for (const auto& each : gates) each.open();
+    }
+    sim.run_until_idle();
+    sim.require_all_done();
+    if (races && seen.handled.size() > before && !seen.discarded.empty()) raced.count();
+    sim.require(races || seen.handled.size() == before, "a copy was handled after the stop");
+    sim.require(seen.handled.size() + seen.discarded.size() == next, "an event has no fate, or two");
+    seen.require_whole(sim, 1);
+    const penstock::ledger counted = sub.ledger();
+    require_balanced(sim, counted);
+    sim.require(counted.handled == seen.handled.size() && counted.discarded == seen.discarded.size(),
+                "the ledger is off: " + penstock::to_string(counted));
+  }
+  sim.require(events.live == 0, "a payload was not released");
+}
+
+template <class Event>
+void turns_end_with_copies(simulation& sim, coverage& longer, coverage& stopped) {
+  litter events;
+  {
+    const auto budget = static_cast<unsigned>(1 + sim.random(4));
+    const auto bus =
+        sim.runtime(runtime_options().pool("default", worker_pool_options().threads(2).budget(budget))).bus();
+    constexpr std::uint32_t producers = 2;
+    struct member : fates {
+      penstock::subscription sub;
+    };
+    std::deque<member> members(1 + sim.random(2));
+    for (member& each : members) {
+      each.sub = bus.subscribe<Event>(
+          "member",
+          subscribe_options().capacity(1 + sim.random(12)).on_undelivered<Event>(
+              [&](const Event& event, const penstock::undelivered&) { each.discard(sim, event); }),
+          [&](const Event& event) {
+            sim.require(!each.over, "a call began after its subscription had ended");
+            each.handled.emplace_back(event.producer, event.index);
+            if (sim.random(4) == 0) sim.yield();
+          });
+    }
+    const auto out = bus.publisher<Event>();
+    const bool stops = sim.random(3) == 0;
+    for (std::uint32_t producer = 0; producer < producers; ++producer) {
+      sim.thread("publisher", [&, producer] {
+        std::uint32_t next = 0;
+        for (int i = 0; i < 3; ++i) {
+          const std::size_t size = 1 + sim.random(6);
+          const auto made = span_of<Event>(events, producer, next, size);
+          next += static_cast<std::uint32_t>(size);
+          if (size > budget) longer.count();
+          const publish_result result = out.publish_many(std::span<const Event>(made));
+          sim.require(result.accepted() + result.rejected() == result.matched(), "an offer has no fate, or two");
+          sim.require(result.rejected() == 0 || (stops && result.error() == errc::closed), "an open one refused");
+        }
+      });
+    }
+    if (stops) {
+      sim.thread("closer", [&] {
+        for (std::uint64_t i = sim.random(12); i > 0; --i) sim.yield();
+        sim.require(members[0].sub.close(close_mode::stop_now) == close_status::closed, "a close did not close");
+        members[0].over = true;
+        if (!members[0].discarded.empty() && !members[0].handled.empty()) stopped.count();
+      });
+    }
+    sim.run_until_idle();
+    sim.require_all_done();
+    sim.require(penstock_test::nobody_looked(sim), "somebody had to look by himself: nobody had told him");
+    for (member& each : members) {
+      each.require_whole(sim, producers);
+      const penstock::ledger counted = each.sub.ledger();
+      require_balanced(sim, counted);
+      sim.require(counted.quiescent() && counted.handled == each.handled.size() &&
+                      counted.discarded == each.discarded.size() &&
+                      counted.accepted == each.handled.size() + each.discarded.size(),
+                  "the ledger is off: " + penstock::to_string(counted));
+      sim.require(each.sub.close() == close_status::closed, "a close at rest did not close");
+    }
+  }
+  sim.require(events.live == 0, "a payload was not released");
+}
+
+template <class Event>
+void long_stretches(simulation& sim, coverage& near, coverage& stopped) {
+  litter events;
+  {
+    // From 34 seats on a lane that is as fast as its publishers falls back.
+    const std::size_t capacity = sim.random(4) == 0 ? 32 + sim.random(4) : 34 + sim.random(100);
+    const auto bus = sim.runtime().bus();
+    struct member : fates {
+      penstock::subscription sub;
+    };
+    std::deque<member> members(1 + sim.random(2));
+    for (member& each : members) {
+      each.sub = bus.subscribe<Event>(
+          "member",
+          subscribe_options().capacity(capacity).on_undelivered<Event>(
+              [&](const Event& event, const penstock::undelivered&) { each.discard(sim, event); }),
+          [&](const Event& event) {
+            sim.require(!each.over, "a call began after its subscription had ended");
+            each.handled.emplace_back(event.producer, event.index);
+            if (each.handled.size() % 16 == 0 && each.sub.ledger().queued < 17) near.count();
+          });
+    }
+    const auto out = bus.publisher<Event>();
+    const bool stops = sim.random(4) == 0;
+    constexpr std::uint32_t producers = 2;
+    std::uint32_t published[producers] = {};
+    for (std::uint32_t producer = 0; producer < producers; ++producer) {
+      sim.thread("publisher", [&, producer] {
+        for (int i = 0; i < 3; ++i) {
+          const std::size_t size = 1 + sim.random(20);
+          const auto made = span_of<Event>(events, producer, published[producer], size);
+          published[producer] += static_cast<std::uint32_t>(size);
+          const publish_result result = out.publish_many(std::span<const Event>(made));
+          sim.require(result.rejected() == 0 || (stops && result.error() == errc::closed), "an open one refused");
+          if (sim.random(2) == 0) sim.yield();
+        }
+      });
+    }
+    if (stops) {
+      sim.thread("closer", [&] {
+        for (std::uint64_t i = sim.random(8); i > 0; --i) sim.yield();
+        sim.require(members[0].sub.close(close_mode::stop_now) == close_status::closed, "a close did not close");
+        members[0].over = true;
+        if (!members[0].discarded.empty() && !members[0].handled.empty()) stopped.count();
+      });
+    }
+    sim.run_until_idle();
+    sim.require_all_done();
+    sim.require(penstock_test::nobody_looked(sim), "somebody had to look by himself: nobody had told him");
+    for (member& each : members) {
+      each.require_whole(sim, producers);
+      if (!stops || &each != &members[0])
+        sim.require(each.handled.size() == published[0] + published[1], "an event lies there and its lane sleeps");
+      require_balanced(sim, each.sub.ledger());
+      sim.require(each.sub.close() == close_status::closed, "a close at rest did not close");
+    }
+  }
+  sim.require(events.live == 0, "a payload was not released");
+}
+
+}  // namespace
+
+TEST_CASE("a seat is free when its call begins, not when its event is copied, and a stop has what was only copied") {
+  coverage copied("lanes with copies in hand", 10'000);
+  coverage raced("calls that began against the stop, and events that did not", 200);
+  static_assert(std::is_trivially_copyable_v<small>);
+  explore(seeds(6'000), [&](simulation& sim) { one_seat_for_each_call<small>(sim, copied, raced); });
+  explore(seeds(6'000), [&](simulation& sim) { one_seat_for_each_call<tracked>(sim, copied, raced); });
+  copied.check();
+  raced.check();
+}
+
+TEST_CASE("a lane whose turn ends while it has copies reads those events again, each once and in order") {
+  coverage longer("spans longer than a turn", 10'000);
+  coverage stopped("stops that left events", 200);
+  explore(seeds(6'000), [&](simulation& sim) { turns_end_with_copies<small>(sim, longer, stopped); });
+  explore(seeds(6'000), [&](simulation& sim) { turns_end_with_copies<tracked>(sim, longer, stopped); });
+  longer.check();
+  stopped.check();
+}
+
+TEST_CASE("a lane that has long had no gap and lets events come loses no wake-up, and waits for nobody") {
+  coverage near("long stretches with few events behind them", 2'000);
+  coverage stopped("stops that left events", 50);
+  explore(seeds(3'000), [&](simulation& sim) { long_stretches<small>(sim, near, stopped); });
+  explore(seeds(3'000), [&](simulation& sim) { long_stretches<tracked>(sim, near, stopped); });
+  near.check();
+  stopped.check();
+}
