@@ -169,7 +169,8 @@ void run(std::uint32_t producers, std::size_t members, std::uint64_t seed, std::
           if (result.matched() != result.accepted() + result.dropped() + result.rejected()) ++sum[4];
         }
       });
-    for (int i = 0; i < ends; ++i) {
+    const std::uint64_t wanted = ended_early + 4;
+    for (int i = 0; i < ends || (ended_early < wanted && i < 50 * ends); ++i) {
       place& p = places[random() % members];
       const std::uint64_t until = p.now->sub.ledger().handled + random() % 300;
       while (p.now->sub.ledger().handled < until) std::this_thread::yield();
