@@ -111,6 +111,7 @@ ref_ptr<topic> bus_core::open_topic(const event_type& type, const topic_options*
     if (of.kept_is_settled && of.kept() != asked)
       refuse(errc::invalid_argument, "topic \"" + of.identity.shown() + "\": it keeps metadata " + name_of(of.kept()) +
                                          ", asked for " + name_of(asked) + "; ask before the first subscription");
+    if (of.kept_is_settled) return;  // its log may be in use
     of.keep(asked);
     of.kept_is_settled = true;
   };

@@ -116,8 +116,10 @@ void run(std::uint32_t producers, std::size_t members, std::uint64_t seed, std::
   {
     penstock::runtime rt(
         penstock::runtime_options().pool("default", penstock::worker_pool_options().threads(3).budget(37)));
-    const auto topic =
-        rt.bus().topic<Event>(penstock::topic_options().name("timed").metadata(penstock::metadata::precise));
+    const auto open = [&rt] {
+      return rt.bus().topic<Event>(penstock::topic_options().name("timed").metadata(penstock::metadata::precise));
+    };
+    const auto topic = open();
     constexpr overflow policies[] = {overflow::block, overflow::drop_newest, overflow::fail, overflow::drop_oldest};
     constexpr close_mode modes[] = {close_mode::stop_now, close_mode::drain, close_mode::cancel, close_mode::stop_now};
     std::mt19937_64 random(seed);
@@ -132,7 +134,7 @@ void run(std::uint32_t producers, std::size_t members, std::uint64_t seed, std::
       p.now = std::make_unique<member<Event>>();
       p.hook = random() % 2 == 0;
       const std::size_t capacity = random() % 4 == 0 ? 1 + random() % 20 : 34 + random() % 200;
-      p.now->join(rt, topic, capacity, policies[random() % 4], p.hook);
+      p.now->join(rt, open(), capacity, policies[random() % 4], p.hook);
     };
     const auto end = [&](place& p, close_mode mode) {
       const std::string wrong = p.now->end(mode, p.hook);
