@@ -1376,6 +1376,7 @@ struct timed_reader {
   std::vector<call> handled;
   std::vector<std::pair<event_id, penstock::steady_time>> discarded;
   int calls = 0;
+  int lanes = 1;
   bool over = false;
   penstock::subscription handle;
 
@@ -1383,7 +1384,7 @@ struct timed_reader {
     return [this, &sim](const tracked& event, const penstock::call& told) {
       sim.require(!over, "an event was handled after its subscription had ended");
       const inside_call here(calls);
-      sim.require(calls == 1, "two calls of one lane overlap");
+      sim.require(calls <= lanes, "two calls of one lane overlap");
       handled.push_back({{event.producer, event.index}, told.published(), told.dropped_before()});
       switch (sim.random(4)) {  // time passes only while nobody can go on: so others find it full
         case 0: break;
@@ -1403,7 +1404,8 @@ struct timed_reader {
   }
   /// Without a hook: the loop of a lane that has nothing but its stamps.
   void join_simply(simulation& sim, const penstock::topic<tracked>& topic, std::size_t room, overflow policy) {
-    handle = topic.subscribe("timed", subscribe_options().capacity(room).overflow(policy), body(sim));
+    handle = topic.subscribe(
+        "timed", subscribe_options().capacity(room).overflow(policy).concurrency(static_cast<unsigned>(lanes)), body(sim));
   }
 };
 
@@ -1546,13 +1548,18 @@ TEST_CASE("an event that waited in the log, stood in line, or was given back sti
 
 TEST_CASE("what readers are told of losses is what they lost, however many publish at once") {
   coverage lost("events lost", 10'000);
+  coverage evicted("of them to make room", 3'000);
+  coverage beside("readers with two lanes", 3'000);
   explore([&](simulation& sim) {
     litter events;
     {
       const auto topic = timed_topic(sim.runtime().bus());
       std::vector<timed_reader> readers(1 + sim.random(2));
-      for (timed_reader& each : readers)
-        each.join_simply(sim, topic, 1 + sim.random(4), sim.random(2) == 0 ? overflow::drop_newest : overflow::fail);
+      constexpr overflow policies[] = {overflow::drop_newest, overflow::fail, overflow::drop_oldest};
+      for (timed_reader& each : readers) {
+        each.lanes = 1 + static_cast<int>(sim.random(2));
+        each.join_simply(sim, topic, 1 + sim.random(4), policies[sim.random(3)]);
+      }
       const auto out = topic.publisher();
       sim.require(out.try_emplace(events, warming, 0U).accepted() == readers.size(), "an idle one refused");
       sim.run_until_idle();
@@ -1571,8 +1578,10 @@ TEST_CASE("what readers are told of losses is what they lost, however many publi
       sim.run_until_idle();
       for (timed_reader& each : readers) {
         const penstock::ledger counted = each.handle.ledger();
-        const std::uint64_t all = counted.dropped + counted.rejected.full;
+        const std::uint64_t all = counted.dropped + counted.rejected.full + counted.evicted;
         lost.count(all);
+        evicted.count(counted.evicted);
+        if (each.lanes > 1) beside.count();
         std::uint64_t told = 0;
         for (const timed_reader::call& call : each.handled) {
           sim.require(call.lost <= all - told, "told of more losses than there were: " + std::to_string(call.lost));
@@ -1584,4 +1593,6 @@ TEST_CASE("what readers are told of losses is what they lost, however many publi
     }
   });
   lost.check();
+  evicted.check();
+  beside.check();
 }
