@@ -349,8 +349,8 @@ class publishing {
     return result_.take();
   }
 
-  /// The readers of the log have all its events, or wait for seats there.
   std::int64_t published() const noexcept { return published_; }
+  /// The readers of the log have all its events, or wait for seats there.
   void in_log(std::uint32_t readers) noexcept { in_log_ = readers * request_.count; }
   /// Null: it may not wait there.
   log_wait* place_in_log(topic& waited, std::uint32_t readers) noexcept {

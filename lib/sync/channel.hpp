@@ -92,6 +92,8 @@ struct channel_counts {
 ///     for nobody. So who needs the event, a consumer or a stopper, may wait for it (`await_writer`), as for a lock.
 ///     Hence a producer writes with a release and looks at nothing afterwards. With a full barrier there, each publish
 ///     would wait until the line of its cell has come from the consumer's core.
+///  7. Only its consumer frees a cell of an exclusive channel. So between reading it and `begin` the consumer may copy it, and write
+///     there what is there (`take_line`), however many cells ahead.
 /// Source: the ring of sequence cells is Dmitry Vyukov's bounded MPMC queue; the rest is this project's.
 class channel {
  public:
