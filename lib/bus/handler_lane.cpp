@@ -209,7 +209,7 @@ lane::turn_end lane::drain(unsigned budget) {
 template <lane::loop Loop>
 PENSTOCK_CATCHES_FORCED_UNWIND
 lane::turn_end lane::drain_as(unsigned budget) {
-  constexpr bool Plain = Loop != loop::general;
+  constexpr bool plain = Loop != loop::general;
   constexpr bool may_be_stamped = Loop != loop::plain;
   subscription_core& owner = *core;
   // Some events are copied at once: of a log, since that costs a lock; of a ring, since their lines then come side by side. None
@@ -222,16 +222,16 @@ lane::turn_end lane::drain_as(unsigned budget) {
   unsigned stretch = 0;        // events since there was none
   bool in_log = owner.channel.in_log();  // looked at again when there is no copy in hand
   call near_info = call_access::make(owner.name, owner.stop_);
-  const bool is_long = !Plain && long_;
+  const bool is_long = !plain && long_;
   std::byte* slot = is_long ? long_->slot : near_slots[0];
   call& info = is_long ? long_->info : near_info;
-  const bool several = !Plain && owner.concurrency_ > 1;
-  const bool breaks = !Plain && owner.extras_ && owner.extras_->breaks();
+  const bool several = !plain && owner.concurrency_ > 1;
+  const bool breaks = !plain && owner.extras_ && owner.extras_->breaks();
   const bool blocks = owner.channel.blocks();
   bool worked = false;  // in this turn
   task<void> unused;
   for (;;) {
-    if (!Plain && open_.load(std::memory_order_relaxed) != open_call::none) {
+    if (!plain && open_.load(std::memory_order_relaxed) != open_call::none) {
       if (const turn_end end = go_on(budget); end != turn_end::goes_on) return end;
     }
     if (counted_itself_) {
@@ -266,7 +266,7 @@ lane::turn_end lane::drain_as(unsigned budget) {
         continue;
       }
     }
-    if constexpr (Plain) {
+    if constexpr (plain) {
       if (ahead > 0) {
         // Nothing comes between two of them but what their own calls do.
         const std::size_t most = std::min<std::size_t>(ahead, budget);
@@ -329,7 +329,7 @@ lane::turn_end lane::drain_as(unsigned budget) {
     const void* const payload = blocks ? payload_of(slot) : slot;
     if (!is_long) {
       block_guard event_in_hand{blocks ? const_cast<void*>(payload) : nullptr};
-      fate end = Plain ? attempt_plainly(payload, info, unused) : attempt(payload, info);
+      fate end = plain ? attempt_plainly(payload, info, unused) : attempt(payload, info);
       if (end == fate::failed) end = fail_for_good(info, payload, "failed");
       event_in_hand.release();
       count(end);
@@ -359,9 +359,8 @@ bool lane::linger() const noexcept {
   return false;
 }
 
-// A lane that is as fast as those who publish reads each event while its line is still with the producer, which then waits for it:
-// an event costs two to three times as much (`bench/run --only A`). So after a stretch without a gap it lets some come, for
-// about 2 us at most, and reads at a distance.
+// A lane that is as fast as those who publish reads each event while its line is still with the producer, which then waits for it.
+// So after a stretch without a gap it lets some come, for about 2 us at most, and reads at a distance.
 void lane::fall_back() const noexcept {
   constexpr int looks = 3;
   constexpr int pauses = 24;

@@ -38,6 +38,7 @@ using penstock::publish_result;
 using penstock::subscribe_options;
 using penstock::testing::explore_options;
 using penstock::testing::simulation;
+using penstock_test::coverage;
 using penstock_test::inside_call;
 using penstock_test::litter;
 using penstock_test::require_balanced;
@@ -64,23 +65,6 @@ void explore(Scenario&& scenario, unsigned preemptions = 5) {
   penstock::testing::explore(explore_options().each(penstock::testing::simulation_options().preemptions(preemptions)),
                              std::forward<Scenario>(scenario));
 }
-
-/// How often a case met what it is about: counted in each seed, looked at when all its seeds have run.
-class coverage {
- public:
-  explicit coverage(const char* what, std::uint64_t least = 1) : what_(what), least_(least) {}
-  void count(std::uint64_t times = 1) { seen_ += times; }
-  void check() const {
-    if (!penstock_test::all_seeds_ran()) return;
-    INFO(what_ << ": " << seen_ << " times");
-    CHECK(seen_ >= least_);
-  }
-
- private:
-  const char* const what_;
-  const std::uint64_t least_;
-  std::uint64_t seen_ = 0;
-};
 
 struct publish_record {
   event_id event;

@@ -26,6 +26,7 @@ using penstock::worker_pool_options;
 using penstock::testing::explore;
 using penstock::testing::explore_options;
 using penstock::testing::simulation;
+using penstock_test::coverage;
 using penstock_test::litter;
 using penstock_test::require_balanced;
 using penstock_test::tracked;
@@ -39,23 +40,6 @@ struct small {
   small(litter&, std::uint32_t by, std::uint32_t number) : producer(by), index(number) {}
   std::uint32_t producer;
   std::uint32_t index;
-};
-
-/// How often a case met what it is about: counted in each seed, looked at when all its seeds have run.
-class coverage {
- public:
-  explicit coverage(const char* what, std::uint64_t least = 1) : what_(what), least_(least) {}
-  void count(std::uint64_t times = 1) { seen_ += times; }
-  void check() const {
-    if (!penstock_test::all_seeds_ran()) return;
-    INFO(what_ << ": " << seen_ << " times");
-    CHECK(seen_ >= least_);
-  }
-
- private:
-  const char* const what_;
-  const std::uint64_t least_;
-  std::uint64_t seen_ = 0;
 };
 
 explore_options seeds(std::uint64_t count, unsigned preemptions = 5) {
