@@ -1,4 +1,5 @@
-// How often a case met what it is about, asked when it ran all its seeds; and whether anybody was left waiting. Floor 9, room tests.
+// How often a case met what it is about, asked when it ran all its seeds; and whether anybody was left waiting.
+// Floor 9, room tests.
 #pragma once
 
 #include "../support/catch.hpp"
