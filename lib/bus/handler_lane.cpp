@@ -366,8 +366,8 @@ void lane::fall_back() const noexcept {
   constexpr int pauses = 24;
   constexpr std::size_t distance = 64;
   const std::size_t enough = std::min(distance, core->channel.capacity() / 2);
-  for (int look = 0; look < looks && enough > long_stretch && !core->channel.written_ahead(enough); ++look) {
-    if (core->pool->after_work() != scheduler::when_empty::look_again) return;
+  for (int look = 0; look < looks && enough > long_stretch; ++look) {
+    if (core->pool->after_work() != scheduler::when_empty::look_again || core->channel.written_ahead(enough)) return;
     for (int i = 0; i < pauses; ++i) sync::relax();
   }
 }

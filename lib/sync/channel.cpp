@@ -486,6 +486,7 @@ std::size_t channel::look_ahead(std::byte* out, std::size_t stride, std::size_t 
     cell& next = cells.at(position);
     if (next.seq.load(std::memory_order_acquire) != position + 1) break;
     sync::copy_payload(out + found * stride, next.payload(), bytes);
+    take_line(next, position);
     if (stamps != nullptr && stamp_offset_ != 0) stamps[found] = stamp_now(log_->published(next));
   }
   return found;

@@ -368,8 +368,8 @@ class channel {
   /// Writes what is there already. But now the cell's line is in this core alone, and modified; from there the producer of the
   /// next lap has it sooner than it may write to a line of its own that this core has only read.
   static void take_line(cell& read, std::uint64_t position) noexcept {
-    // release: pairs with the acquire of who discards the event, should this consumer not begin it: the event's own producer
-    // is not the last any more to have written here.
+    // release: pairs with the acquire of who discards the event, should this consumer not begin it, and with that of the other
+    // readers of a log: the event's own producer is not the last any more to have written here.
     read.seq.store(position + 1, std::memory_order_release);
   }
   void read_stamp(cell& from, seat_stamp* to) const noexcept {

@@ -22,7 +22,8 @@ namespace penstock::sync {
 ///  changes_, form_, readers_, ring_: written by the holder of m while shut. How many cells a ring has lies in front of it.
 ///  limit_: at most the first position that a reader has no seat for. Written by the holder of m: while shut, or upwards.
 ///  awaited_: 0, or twice the end of the first publish that waits for seats, plus 1 when it asked to be told at once.
-///  cell.seq: p + 1 = the event at position p is written; else older.
+///  cell.seq: p + 1 = the event at position p is written; else older. Each reader that copies it writes it once more
+///    (`channel::take_line`).
 ///
 /// Invariants.
 ///  1. An exchange on tail_ that succeeds proves that nothing else has changed since it was read: so every change of the
@@ -30,7 +31,8 @@ namespace penstock::sync {
 ///     The ticket only grows, so there is no second time with the same one.
 ///  2. A reader with cursor c and capacity n has admitted position p iff p < c + n. A position is taken at or beyond the limit
 ///     only by the holder of m, for a publish that then waits there (`topic`).
-///  3. A position is taken only below every reader's cursor plus the size: no cell is written that a reader has to read yet.
+///  3. A position is taken only below every reader's cursor plus the size: no cell is written that a reader has to read yet, nor one
+///     whose sequence word a reader writes again: that comes before its cursor goes on.
 ///  4. A position that was taken is written a moment later, as in a channel; who needs it waits for that.
 class shared_log {
  public:
