@@ -108,7 +108,7 @@ void add_feature_workloads(std::vector<workload>& all, effort how_much) {
     cost.unit = one.subscribers == 1 ? "ns/event" : "ns/delivery";
     cost.direction = better::lower;
     cost.applies = is_penstock;
-    cost.times = 3;
+    cost.times = 12;
     cost.difference = true;
     // Half as long as the runs of K: what two runs have in common, they have the more of, the closer they are.
     const shape run = shaped(one.producers, one.subscribers, one.events / 2 / part);
