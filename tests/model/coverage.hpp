@@ -40,4 +40,11 @@ inline bool nobody_looked(const penstock::testing::simulation& sim) {
   return sim.elapsed() < std::chrono::milliseconds(2);
 }
 
+/// Until all have returned; nobody may have had to look.
+inline void run_to_the_end(penstock::testing::simulation& sim) {
+  sim.run_until_idle();
+  sim.require_all_done();
+  sim.require(nobody_looked(sim), "somebody had to look by himself: nobody had told him");
+}
+
 }  // namespace penstock_test
