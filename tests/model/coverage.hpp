@@ -3,19 +3,14 @@
 #pragma once
 
 #include "../support/catch.hpp"
+#include "../support/seeds.hpp"
 
 #include <penstock/testing/simulation.hpp>
 
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 
 namespace penstock_test {
-
-/// False while PENSTOCK_SEED or PENSTOCK_SEEDS picks other seeds than the case's own.
-inline bool all_seeds_ran() {
-  return std::getenv("PENSTOCK_SEED") == nullptr && std::getenv("PENSTOCK_SEEDS") == nullptr;
-}
 
 /// How often a case met what it is about: counted in each seed, looked at when all its seeds have run.
 class coverage {

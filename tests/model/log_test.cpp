@@ -1,13 +1,10 @@
 // The log that the subscriptions of a topic share, through the bus, under preemption at every atomic operation and
 // lock. Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "../support/core_of.hpp"
 #include "coverage.hpp"
 #include "journal.hpp"
 #include "tracked.hpp"
-
-#include "bus/bus_core.hpp"
-#include "bus/subscription_core.hpp"
-#include "bus/topic.hpp"
 
 #include <penstock/exec/retry_policy.hpp>
 #include <penstock/exec/sleep.hpp>
@@ -17,11 +14,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
-#include <set>
 #include <span>
 #include <stdexcept>
 #include <stop_token>
@@ -39,11 +34,13 @@ using penstock::publish_result;
 using penstock::subscribe_options;
 using penstock::testing::explore_options;
 using penstock::testing::simulation;
+using penstock_test::core_of;
 using penstock_test::coverage;
 using penstock_test::event_id;
 using penstock_test::inside_call;
 using penstock_test::journal;
 using penstock_test::litter;
+using penstock_test::logged;
 using penstock_test::publish_record;
 using penstock_test::require_balanced;
 using penstock_test::require_in_turn;
@@ -52,16 +49,7 @@ using penstock_test::tracked;
 
 namespace {
 
-/// What a handle hides.
-penstock::detail::subscription_core& core_of(const penstock::subscription& handle) {
-  static_assert(sizeof handle == sizeof(penstock::detail::subscription_core*));
-  penstock::detail::subscription_core* core = nullptr;
-  std::memcpy(&core, static_cast<const void*>(&handle), sizeof core);
-  return *core;
-}
 bool reads_log(const penstock::subscription& handle) { return core_of(handle).channel.in_log(); }
-/// How many events were ever written into the log of its topic.
-std::uint64_t logged(const penstock::subscription& handle) { return core_of(handle).topic().log().position(); }
 
 /// More switches than elsewhere: the readers enter the log first.
 template <class Scenario>

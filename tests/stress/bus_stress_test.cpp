@@ -2,12 +2,12 @@
 // Floor 9, room tests.
 #include "../support/catch.hpp"
 #include "../support/gate.hpp"
+#include "scale.hpp"
 
 #include <penstock/penstock.hpp>
 
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <latch>
 #include <memory>
 #include <mutex>
@@ -40,19 +40,6 @@ struct numbered {
 struct hop {
   std::uint64_t number = 0;
 };
-
-/// `full` scaled by PENSTOCK_STRESS percent (default 100), and down under a sanitizer; at least 1.
-int scaled(int full) {
-  const char* percent = std::getenv("PENSTOCK_STRESS");
-  const double share = percent != nullptr ? std::atof(percent) / 100 : 1.0;
-  const double count = full * share / (sanitized ? 20 : 1);
-  return count < 1 ? 1 : static_cast<int>(count);
-}
-
-std::uint64_t seed_of_run() {
-  const char* given = std::getenv("PENSTOCK_TEST_SEED");
-  return given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device()();
-}
 
 runtime_options workers(unsigned count, unsigned budget = 64) {
   return runtime_options()
