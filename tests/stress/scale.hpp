@@ -10,8 +10,7 @@
 
 namespace penstock_test {
 
-/// `full` scaled by PENSTOCK_STRESS percent (default 100), and divided by `slower` under a sanitizer; at
-/// least 1.
+/// `full` scaled by PENSTOCK_STRESS percent (default 100), and divided by `slower` under a sanitizer; at least 1.
 inline int scaled(int full, int slower = 20) {
   const char* percent = std::getenv("PENSTOCK_STRESS");
   const double share = percent != nullptr ? std::atof(percent) / 100 : 1.0;
