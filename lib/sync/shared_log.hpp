@@ -190,7 +190,7 @@ class shared_log {
   };
   static header& header_of(std::byte* ring) noexcept { return *reinterpret_cast<header*>(ring - sizeof(header)); }
   cell& place(std::byte* ring, std::uint64_t mask, std::uint64_t position) const noexcept {
-    return *reinterpret_cast<cell*>(ring + (position & mask) * stride_);
+    return cells(ring, mask, stride_).at(position);
   }
   /// With a stale word this means nothing, and the exchange fails.
   bool fits(std::uint64_t word, std::size_t count, claimed& got) const noexcept {

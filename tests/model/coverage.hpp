@@ -3,19 +3,14 @@
 #pragma once
 
 #include "../support/catch.hpp"
+#include "../support/seeds.hpp"
 
 #include <penstock/testing/simulation.hpp>
 
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 
 namespace penstock_test {
-
-/// False while PENSTOCK_SEED or PENSTOCK_SEEDS picks other seeds than the case's own.
-inline bool all_seeds_ran() {
-  return std::getenv("PENSTOCK_SEED") == nullptr && std::getenv("PENSTOCK_SEEDS") == nullptr;
-}
 
 /// How often a case met what it is about: counted in each seed, looked at when all its seeds have run.
 class coverage {
@@ -38,6 +33,13 @@ class coverage {
 /// producer that is just writing naps for 50 us.
 inline bool nobody_looked(const penstock::testing::simulation& sim) {
   return sim.elapsed() < std::chrono::milliseconds(2);
+}
+
+/// Until all have returned; nobody may have had to look.
+inline void run_to_the_end(penstock::testing::simulation& sim) {
+  sim.run_until_idle();
+  sim.require_all_done();
+  sim.require(nobody_looked(sim), "somebody had to look by himself: nobody had told him");
 }
 
 }  // namespace penstock_test

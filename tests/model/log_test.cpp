@@ -1,12 +1,10 @@
 // The log that the subscriptions of a topic share, through the bus, under preemption at every atomic operation and
 // lock. Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "../support/core_of.hpp"
 #include "coverage.hpp"
+#include "journal.hpp"
 #include "tracked.hpp"
-
-#include "bus/bus_core.hpp"
-#include "bus/subscription_core.hpp"
-#include "bus/topic.hpp"
 
 #include <penstock/exec/retry_policy.hpp>
 #include <penstock/exec/sleep.hpp>
@@ -16,11 +14,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
-#include <set>
 #include <span>
 #include <stdexcept>
 #include <stop_token>
@@ -38,26 +34,22 @@ using penstock::publish_result;
 using penstock::subscribe_options;
 using penstock::testing::explore_options;
 using penstock::testing::simulation;
+using penstock_test::core_of;
 using penstock_test::coverage;
+using penstock_test::event_id;
 using penstock_test::inside_call;
+using penstock_test::journal;
 using penstock_test::litter;
+using penstock_test::logged;
+using penstock_test::publish_record;
 using penstock_test::require_balanced;
+using penstock_test::require_in_turn;
+using penstock_test::run_to_the_end;
 using penstock_test::tracked;
 
 namespace {
 
-using event_id = std::pair<std::uint32_t, std::uint32_t>;  // producer, index
-
-/// What a handle hides.
-penstock::detail::subscription_core& core_of(const penstock::subscription& handle) {
-  static_assert(sizeof handle == sizeof(penstock::detail::subscription_core*));
-  penstock::detail::subscription_core* core = nullptr;
-  std::memcpy(&core, static_cast<const void*>(&handle), sizeof core);
-  return *core;
-}
 bool reads_log(const penstock::subscription& handle) { return core_of(handle).channel.in_log(); }
-/// How many events were ever written into the log of its topic.
-std::uint64_t logged(const penstock::subscription& handle) { return core_of(handle).topic().log().position(); }
 
 /// More switches than elsewhere: the readers enter the log first.
 template <class Scenario>
@@ -65,52 +57,6 @@ void explore(Scenario&& scenario, unsigned preemptions = 5) {
   penstock::testing::explore(explore_options().each(penstock::testing::simulation_options().preemptions(preemptions)),
                              std::forward<Scenario>(scenario));
 }
-
-struct publish_record {
-  event_id event;
-  int began = 0;
-  int returned = 0;
-};
-
-/// What was published, on a clock that counts moments.
-class journal {
- public:
-  template <class Publish>
-  publish_result note(std::uint32_t producer, std::uint32_t index, Publish&& publish) {
-    publish_record mine{{producer, index}, ++moments_, 0};
-    publish_result result = publish();
-    mine.returned = ++moments_;
-    all_.push_back(mine);
-    return result;
-  }
-  std::size_t size() const { return all_.size(); }
-  const std::vector<publish_record>& all() const { return all_; }
-  int moment() { return ++moments_; }
-
-  /// Nothing twice, nothing that was not published, and each before all whose publish began after its own had returned.
-  void require_in_order(simulation& sim, const std::vector<event_id>& handled) const {
-    std::map<event_id, std::size_t> place;
-    for (std::size_t i = 0; i < handled.size(); ++i)
-      sim.require(place.emplace(handled[i], i).second, "an event was handled twice");
-    std::size_t found = 0;
-    for (const publish_record& a : all_) {
-      const auto mine = place.find(a.event);
-      if (mine == place.end()) continue;
-      ++found;
-      for (const publish_record& b : all_) {
-        const auto other = place.find(b.event);
-        if (other != place.end() && a.returned < b.began)
-          sim.require(mine->second < other->second,
-                      "an event was handled before one whose publish had returned before it began");
-      }
-    }
-    sim.require(found == handled.size(), "an event was handled that was not published");
-  }
-
- private:
-  std::vector<publish_record> all_;
-  int moments_ = 0;
-};
 
 /// A subscription to `tracked`, and what it was given.
 struct reader {
@@ -165,6 +111,14 @@ void enter_log(simulation& sim, litter& events, const penstock::publisher<tracke
   for (auto& each : readers) each.handled.clear();
 }
 
+/// Events of producer 0, one after the other, each of which both readers have a seat for.
+void seat_each(simulation& sim, litter& events, const penstock::publisher<tracked>& out, std::uint32_t count) {
+  for (std::uint32_t i = 0; i < count; ++i) {
+    sim.require(out.try_emplace(events, 0U, i).accepted() == 2, "a free seat was not given");
+    sim.run_until_idle();
+  }
+}
+
 /// Ends them at rest; then nothing may be left of their events.
 template <class Readers>
 void end(simulation& sim, litter& events, Readers& readers) {
@@ -181,7 +135,7 @@ void end(simulation& sim, litter& events, Readers& readers) {
 TEST_CASE("what is written once into the log of a topic is handled by each of its readers, once and in order") {
   coverage written("events written into the log", 20'000);
   coverage dropped("events dropped or refused");
-  explore([&](simulation& sim) {
+  const auto scenario = [&](simulation& sim) {
     litter events;
     {
       std::vector<reader> readers(2 + sim.random(2));
@@ -219,9 +173,7 @@ TEST_CASE("what is written once into the log of a topic is handled by each of it
           sim.yield();
         }
       });
-      sim.run_until_idle();
-      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
-      sim.require_all_done();
+      run_to_the_end(sim);
       written.count(logged(readers[0].handle) - before);
       std::uint64_t handled = 0;
       for (reader& each : readers) {
@@ -241,7 +193,9 @@ TEST_CASE("what is written once into the log of a topic is handled by each of it
       sim.require(handled == accepted, "results and handlers differ");
       end(sim, events, readers);
     }
-  });
+  };
+  explore(scenario);
+  explore(scenario, 24);  // an onlooker stands still while a reader enters and goes on
   written.check();
   dropped.check();
 }
@@ -283,9 +237,7 @@ TEST_CASE("a publisher that waits in the log for a full reader delays no other r
                   "the full reader's ledger is off: " + penstock::to_string(full));
       if (publishers > seats) (reads_log(readers[0].handle) ? stayed : overrun).count();
       held->open();
-      sim.run_until_idle();
-      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
-      sim.require_all_done();
+      run_to_the_end(sim);
       for (reader& each : readers) {
         sim.require(each.handled.size() == publishers, "an event was lost");
         for (std::uint32_t i = 0; i < publishers; ++i)
@@ -390,10 +342,7 @@ TEST_CASE("a publish that gives up in the log is refused by the full reader alon
       enter_log(sim, events, out, readers);
       held->close();
       const auto seats = static_cast<std::uint32_t>(1 + capacity);
-      for (std::uint32_t i = 0; i < seats; ++i) {
-        sim.require(out.try_emplace(events, 0U, i).accepted() == 2, "a free seat was not given");
-        sim.run_until_idle();
-      }
+      seat_each(sim, events, out, seats);
       sim.require(reads_log(readers[0].handle), "a reader that is full left the log though nothing asked it to");
       constexpr std::uint32_t publishers = 3;
       const auto gives_up = static_cast<std::uint32_t>(1 + sim.random(publishers));
@@ -528,9 +477,7 @@ TEST_CASE("each event that meets the end of a reader of the log is handled, give
         sim.require(ending.calls == 0 && destroyed == 1, "close returned closed and the closure is not gone");
         ending.over = true;
       });
-      sim.run_until_idle();
-      sim.require_all_done();
-      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      run_to_the_end(sim);
       sim.require(!reads_log(ending.handle), "a subscription that has ended reads the log");
       published.require_in_order(sim, ending.handled);
       const penstock::ledger counted = ending.handle.ledger();
@@ -586,10 +533,7 @@ TEST_CASE("who waits in the log for a stuck reader is released by the reader's e
       enter_log(sim, events, out, readers);
       held->close();
       const auto seats = static_cast<std::uint32_t>(1 + capacity);
-      for (std::uint32_t i = 0; i < seats; ++i) {
-        sim.require(out.try_emplace(events, 0U, i).accepted() == 2, "a free seat was not given");
-        sim.run_until_idle();
-      }
+      seat_each(sim, events, out, seats);
       const std::uint64_t extra = sim.random(3);
       std::size_t released = 0;
       for (std::uint32_t producer = 1; producer <= 1 + extra; ++producer) {
@@ -616,9 +560,7 @@ TEST_CASE("who waits in the log for a stuck reader is released by the reader's e
       sim.require(released == readers[0].handle.ledger().rejected.closed && released > 0,
                   "who waits for a reader that has ended was not released");
       held->open();
-      sim.run_until_idle();
-      sim.require_all_done();
-      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      run_to_the_end(sim);
       sim.require(readers[0].handled.size() == (drains ? seats : 1) && given.size() == (drains ? 0 : seats - 1),
                   "what was queued at the end is not where it should be");
       for (const auto& [event, times] : given) sim.require(times == 1, "an event was given back twice");
@@ -668,9 +610,7 @@ TEST_CASE("a shutdown against publishers and readers of the log releases all, ha
         sim.require(report.clean(), "a shutdown without stuck calls was not clean: " + penstock::to_string(report));
         for (const auto& each : report.subscriptions) require_balanced(sim, each.ledger);
       });
-      sim.run_until_idle();
-      sim.require_all_done();
-      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      run_to_the_end(sim);
       written.count(logged(readers[0].handle) - before);
       std::uint64_t offered = 0;
       std::uint64_t seated = 0;
@@ -933,15 +873,11 @@ TEST_CASE(
           }
         });
       }
-      sim.run_until_idle();
-      sim.require_all_done();
-      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      run_to_the_end(sim);
       written.count(logged(readers[0].handle) - before);
       for (reader& each : readers) {
         sim.require(each.handled.size() == all, "an event was lost");
-        std::uint32_t next[2] = {};
-        for (const event_id& event : each.handled)
-          sim.require(event.second == next[event.first]++, "a span was not handled in order");
+        require_in_turn(sim, each.handled);
       }
       end(sim, events, readers);
     }
@@ -1088,15 +1024,11 @@ TEST_CASE("a handler's output that finds readers of the log full stands in their
       sim.thread("publisher", [&] {
         for (std::uint32_t i = 0; i < 3; ++i) accepted += out.emplace(events, 1U, i).accepted();
       });
-      sim.run_until_idle();
-      sim.require_all_done();
-      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      run_to_the_end(sim);
       sim.require(accepted == 14, "a publish was not accepted by all");
       for (reader& each : readers) {
         sim.require(each.handled.size() == 7, "an event was lost");
-        std::uint32_t next[2] = {};
-        for (const event_id& event : each.handled)
-          sim.require(event.second == next[event.first]++, "the events of one publisher were not handled in order");
+        require_in_turn(sim, each.handled);
       }
       sim.require(relay.close() == close_status::closed, "a close at rest did not close");
       end(sim, events, readers);
@@ -1136,14 +1068,10 @@ TEST_CASE("a reader that is made to leave the log while publishers wait there lo
           }
         });
       }
-      sim.run_until_idle();
-      sim.require_all_done();
-      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      run_to_the_end(sim);
       for (reader& each : readers) {
         sim.require(each.handled.size() == 12, "an event was lost, or handled twice");
-        std::uint32_t next[3] = {};
-        for (const event_id& event : each.handled)
-          sim.require(event.second == next[event.first]++, "the events of one publisher were not handled in order");
+        require_in_turn(sim, each.handled);
       }
       end(sim, events, readers);
     }
@@ -1171,10 +1099,7 @@ TEST_CASE("a publisher in the log that has looked by itself is told of its seat 
       readers[1].join(sim, sim.runtime().bus(), capacity);
       const auto out = sim.runtime().bus().publisher<tracked>();
       enter_log(sim, events, out, readers);
-      for (std::uint32_t i = 0; i <= capacity; ++i) {
-        sim.require(out.try_emplace(events, 0U, i).accepted() == 2, "a free seat was not given");
-        sim.run_until_idle();
-      }
+      seat_each(sim, events, out, capacity + 1);
       std::uint32_t returned = 0;
       for (std::uint32_t producer = 1; producer <= 2; ++producer) {
         sim.thread("publisher", [&, producer] {
@@ -1211,44 +1136,54 @@ TEST_CASE("a publisher in the log that has looked by itself is told of its seat 
 
 TEST_CASE(
     "a reader that goes on and falls asleep while it is made to leave the log is woken for those who wait there") {
-  coverage in_log("the publishers waited in the log", 10'000);
+  coverage in_log("a publisher waited in the log", 10'000);
+  coverage alone("for a reader that was the only one left", 4'000);
   const auto scenario = [&](simulation& sim) {
     litter events;
     {
-      auto held = std::make_shared<penstock::testing::gate>(sim.gate("the full reader's call"));
-      held->open();
+      // Turns of two calls: the one that follows the second call finds out anew where the events are.
+      const auto bus =
+          sim.runtime(penstock::runtime_options().pool("default", penstock::worker_pool_options().threads(2).budget(2)))
+              .bus();
+      std::deque<penstock::testing::gate> gates;
+      for (int i = 0; i < 2; ++i) gates.push_back(sim.gate("a call"));
       std::vector<reader> readers(2);
-      readers[0].join(sim, sim.runtime().bus(), 1, overflow::block, held);
-      readers[1].join(sim, sim.runtime().bus(), 4);
-      const auto out = sim.runtime().bus().publisher<tracked>();
+      readers[0].handle = bus.subscribe<tracked>("full", subscribe_options().capacity(1), [&](const tracked& event) {
+        readers[0].handled.emplace_back(event.producer, event.index);
+        if (event.producer == 0 && event.index < 2) gates[event.index].wait();
+      });
+      readers[1].join(sim, bus, 4);
+      const auto out = bus.publisher<tracked>();
       enter_log(sim, events, out, readers);
-      held->close();
-      for (std::uint32_t i = 0; i < 2; ++i) {
-        sim.require(out.try_emplace(events, 0U, i).accepted() == 2, "a free seat was not given");
-        sim.run_until_idle();
+      seat_each(sim, events, out, 2);
+      gates[0].open();  // the first call of the turn ends, the second begins
+      sim.run_until_idle();
+      sim.require(out.try_emplace(events, 0U, 2U).accepted() == 2, "a free seat was not given");
+      sim.run_until_idle();
+      sim.thread("publisher", [&] {
+        sim.require(out.emplace(events, 1U, 0U).accepted() == 2, "a waiting publish was not accepted by all");
+      });
+      sim.run_for(100us);
+      // Who is alone does not try to enter the log again before it sleeps, and so does not wait for its mutex there.
+      const bool one_goes = sim.random(2) == 0;
+      if (one_goes) sim.require(readers[1].handle.close() == close_status::closed, "a close at rest did not close");
+      if (reads_log(readers[0].handle)) {
+        in_log.count();
+        if (one_goes) alone.count();
       }
-      for (std::uint32_t producer = 1; producer <= 2; ++producer) {
-        sim.thread("publisher", [&, producer] {
-          sim.sleep_for(std::chrono::microseconds(100 * producer));
-          sim.require(out.emplace(events, producer, 0U).accepted() == 2, "a waiting publish was not accepted by all");
-        });
-      }
-      sim.run_for(500us);
-      if (reads_log(readers[0].handle)) in_log.count();
       sim.thread("leaver", [&] {
-        held->open();
+        gates[1].open();
         auto& core = core_of(readers[0].handle);
         core.topic().leave_log(core);
       });
-      sim.run_until_idle();
-      sim.require_all_done();
-      sim.require(penstock_test::nobody_looked(sim), "a publisher had to look by itself: nobody had told it");
+      run_to_the_end(sim);
       for (reader& each : readers) sim.require(each.handled.size() == 4, "an event was lost");
       end(sim, events, readers);
     }
   };
   explore(scenario, 32);  // both stand still at two places
   in_log.check();
+  alone.check();
 }
 
 TEST_CASE("a reader that goes to sleep in the log while it is made to leave it is woken by the next event") {

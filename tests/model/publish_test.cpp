@@ -2,6 +2,7 @@
 // Floor 9, room tests.
 #include "../support/catch.hpp"
 #include "coverage.hpp"
+#include "journal.hpp"
 #include "tracked.hpp"
 
 #include <penstock/testing/simulation.hpp>
@@ -9,7 +10,6 @@
 #include <map>
 #include <set>
 #include <stop_token>
-#include <utility>
 #include <vector>
 
 using namespace std::chrono_literals;
@@ -18,7 +18,9 @@ using penstock::publish_result;
 using penstock::subscribe_options;
 using penstock::testing::explore;
 using penstock::testing::simulation;
+using penstock_test::event_id;
 using penstock_test::inside_call;
+using penstock_test::journal;
 using penstock_test::litter;
 using penstock_test::require_balanced;
 using penstock_test::tracked;
@@ -30,35 +32,15 @@ struct numbered {
   std::uint32_t index = 0;
 };
 
-struct publish_record {
-  std::uint32_t producer = 0;
-  std::uint32_t index = 0;
-  int began = 0;
-  int returned = 0;
-};
-
-void require_in_order(simulation& sim, const std::vector<publish_record>& published,
-                      const std::vector<std::pair<std::uint32_t, std::uint32_t>>& handled) {
-  std::map<std::pair<std::uint32_t, std::uint32_t>, std::size_t> place;
-  for (std::size_t i = 0; i < handled.size(); ++i)
-    sim.require(place.emplace(handled[i], i).second, "an event was handled twice");
-  sim.require(place.size() == published.size(), "an event was lost");
-  for (const publish_record& a : published)
-    for (const publish_record& b : published)
-      if (a.returned < b.began)
-        sim.require(place.at({a.producer, a.index}) < place.at({b.producer, b.index}),
-                    "an event was handled before one whose publish had returned before it began");
-}
-
 }  // namespace
 
 TEST_CASE("publishers that wait at two full subscriptions are handled in order by both, and every payload is released") {
   explore(10'000, [](simulation& sim) {
     litter events;
     penstock::runtime& rt = sim.runtime();
-    std::vector<std::pair<std::uint32_t, std::uint32_t>> handled[2];
+    std::vector<event_id> handled[2];
     int calls[2] = {};
-    std::vector<publish_record> published;
+    journal published;
     {
       std::vector<penstock::subscription> readers;
       for (std::size_t i = 0; i < 2; ++i) {
@@ -71,16 +53,13 @@ TEST_CASE("publishers that wait at two full subscriptions are handled in order b
                                                       }));
       }
       const auto out = rt.bus().publisher<tracked>();
-      int moments = 0;
       for (std::uint32_t producer = 0; producer < 3; ++producer) {
         sim.thread("publisher", [&, producer] {
           for (std::uint32_t index = 0; index < 2; ++index) {
-            publish_record mine{producer, index, ++moments, 0};
-            const publish_result result = out.emplace(events, producer, index);
-            mine.returned = ++moments;
+            const publish_result result =
+                published.note(producer, index, [&] { return out.emplace(events, producer, index); });
             sim.require(result.matched() == 2 && result.accepted() == 2, "a waiting publish was not accepted by all");
             sim.require(result.error() == errc::none && result.prefix() == 1, "an accepted publish reports an error");
-            published.push_back(mine);
           }
         });
       }
@@ -89,7 +68,8 @@ TEST_CASE("publishers that wait at two full subscriptions are handled in order b
                   "a publisher had to look by itself: the lane rested and had not told it");
       sim.require_all_done();
       for (std::size_t i = 0; i < 2; ++i) {
-        require_in_order(sim, published, handled[i]);
+        published.require_in_order(sim, handled[i]);
+        sim.require(handled[i].size() == published.size(), "an event was lost");
         require_balanced(sim, readers[i].ledger());
         sim.require(readers[i].ledger().handled == 6 && readers[i].ledger().quiescent(), "the ledger is off");
       }
@@ -106,7 +86,7 @@ TEST_CASE("a publish whose deadline or cancellation meets a freed seat is accept
     const bool by_token = sim.random(2) == 0;
     const errc reason = by_token ? errc::cancelled : errc::timed_out;
     auto held = sim.gate("the first call");
-    std::set<std::pair<std::uint32_t, std::uint32_t>> handled;
+    std::set<event_id> handled;
     auto reader = sim.runtime().bus().subscribe<numbered>(
         "reader", subscribe_options().capacity(capacity), [&sim, &handled, held](const numbered& event) {
           sim.require(handled.emplace(event.producer, event.index).second, "an event was handled twice");
@@ -171,7 +151,7 @@ TEST_CASE("a publish whose deadline or cancellation meets a freed seat is accept
 TEST_CASE("an event of a drop_oldest subscription is handled, or shown to on_drop once, and its payload is released") {
   explore(10'000, [](simulation& sim) {
     litter events;
-    std::map<std::pair<std::uint32_t, std::uint32_t>, int> fates;
+    std::map<event_id, int> fates;
     std::size_t dropped = 0;
     auto reader = sim.runtime().bus().subscribe<tracked>(
         "reader",

@@ -2,6 +2,7 @@
 // Floor 9, room tests.
 #include "../support/catch.hpp"
 #include "coverage.hpp"
+#include "journal.hpp"
 #include "tracked.hpp"
 
 #include <penstock/testing/simulation.hpp>
@@ -12,7 +13,6 @@
 #include <span>
 #include <string>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 using namespace std::chrono_literals;
@@ -27,13 +27,14 @@ using penstock::testing::explore;
 using penstock::testing::explore_options;
 using penstock::testing::simulation;
 using penstock_test::coverage;
+using penstock_test::event_id;
 using penstock_test::litter;
 using penstock_test::require_balanced;
+using penstock_test::require_in_turn;
+using penstock_test::run_to_the_end;
 using penstock_test::tracked;
 
 namespace {
-
-using event_id = std::pair<std::uint32_t, std::uint32_t>;  // producer, index
 
 /// As `tracked`, but in place.
 struct small {
@@ -66,12 +67,35 @@ struct fates {
     discarded.emplace_back(event.producer, event.index);
   }
   /// Of each producer the handled are the first, the discarded the next, and none is missing in between.
-  void require_whole(simulation& sim, std::uint32_t producers) const {
-    std::vector<std::uint32_t> next(producers, 0);
-    for (const auto* part : {&handled, &discarded}) {
-      for (const event_id& each : *part)
-        sim.require(each.second == next[each.first]++, "an event was lost, came twice, or was overtaken");
-    }
+  void require_whole(simulation& sim) const {
+    std::vector<event_id> all = handled;
+    all.insert(all.end(), discarded.begin(), discarded.end());
+    require_in_turn(sim, all);
+  }
+};
+
+struct member : fates {
+  penstock::subscription sub;
+
+  /// `then`: the rest of a call.
+  template <class Event, class Then>
+  void join(simulation& sim, const penstock::event_bus& bus, std::size_t capacity, Then then) {
+    sub = bus.subscribe<Event>(
+        "member",
+        subscribe_options().capacity(capacity).on_undelivered<Event>(
+            [this, &sim](const Event& event, const penstock::undelivered&) { discard(sim, event); }),
+        [this, &sim, then](const Event& event) {
+          sim.require(!over, "a call began after its subscription had ended");
+          handled.emplace_back(event.producer, event.index);
+          then();
+        });
+  }
+  /// Stops it when the others have had up to so many turns.
+  void stop_within(simulation& sim, std::uint64_t turns, coverage& left_events) {
+    for (std::uint64_t i = sim.random(turns); i > 0; --i) sim.yield();
+    sim.require(sub.close(close_mode::stop_now) == close_status::closed, "a close did not close");
+    over = true;
+    if (!discarded.empty() && !handled.empty()) left_events.count();
   }
 };
 
@@ -136,7 +160,7 @@ void one_seat_for_each_call(simulation& sim, coverage& copied, coverage& raced) 
     if (races && seen.handled.size() > before && !seen.discarded.empty()) raced.count();
     sim.require(races || seen.handled.size() == before, "a copy was handled after the stop");
     sim.require(seen.handled.size() + seen.discarded.size() == next, "an event has no fate, or two");
-    seen.require_whole(sim, 1);
+    seen.require_whole(sim);
     const penstock::ledger counted = sub.ledger();
     require_balanced(sim, counted);
     sim.require(counted.handled == seen.handled.size() && counted.discarded == seen.discarded.size(),
@@ -153,20 +177,11 @@ void turns_end_with_copies(simulation& sim, coverage& longer, coverage& stopped)
     const auto bus =
         sim.runtime(runtime_options().pool("default", worker_pool_options().threads(2).budget(budget))).bus();
     constexpr std::uint32_t producers = 2;
-    struct member : fates {
-      penstock::subscription sub;
-    };
     std::deque<member> members(1 + sim.random(2));
     for (member& each : members) {
-      each.sub = bus.subscribe<Event>(
-          "member",
-          subscribe_options().capacity(1 + sim.random(12)).on_undelivered<Event>(
-              [&](const Event& event, const penstock::undelivered&) { each.discard(sim, event); }),
-          [&](const Event& event) {
-            sim.require(!each.over, "a call began after its subscription had ended");
-            each.handled.emplace_back(event.producer, event.index);
-            if (sim.random(4) == 0) sim.yield();
-          });
+      each.join<Event>(sim, bus, 1 + sim.random(12), [&sim] {
+        if (sim.random(4) == 0) sim.yield();
+      });
     }
     const auto out = bus.publisher<Event>();
     const bool stops = sim.random(3) == 0;
@@ -184,19 +199,10 @@ void turns_end_with_copies(simulation& sim, coverage& longer, coverage& stopped)
         }
       });
     }
-    if (stops) {
-      sim.thread("closer", [&] {
-        for (std::uint64_t i = sim.random(12); i > 0; --i) sim.yield();
-        sim.require(members[0].sub.close(close_mode::stop_now) == close_status::closed, "a close did not close");
-        members[0].over = true;
-        if (!members[0].discarded.empty() && !members[0].handled.empty()) stopped.count();
-      });
-    }
-    sim.run_until_idle();
-    sim.require_all_done();
-    sim.require(penstock_test::nobody_looked(sim), "somebody had to look by himself: nobody had told him");
+    if (stops) sim.thread("closer", [&] { members[0].stop_within(sim, 12, stopped); });
+    run_to_the_end(sim);
     for (member& each : members) {
-      each.require_whole(sim, producers);
+      each.require_whole(sim);
       const penstock::ledger counted = each.sub.ledger();
       require_balanced(sim, counted);
       sim.require(counted.quiescent() && counted.handled == each.handled.size() &&
@@ -216,20 +222,11 @@ void long_stretches(simulation& sim, coverage& near, coverage& stopped) {
     // From 34 seats on a lane that is as fast as its publishers falls back.
     const std::size_t capacity = sim.random(4) == 0 ? 32 + sim.random(4) : 34 + sim.random(100);
     const auto bus = sim.runtime().bus();
-    struct member : fates {
-      penstock::subscription sub;
-    };
     std::deque<member> members(1 + sim.random(2));
     for (member& each : members) {
-      each.sub = bus.subscribe<Event>(
-          "member",
-          subscribe_options().capacity(capacity).on_undelivered<Event>(
-              [&](const Event& event, const penstock::undelivered&) { each.discard(sim, event); }),
-          [&](const Event& event) {
-            sim.require(!each.over, "a call began after its subscription had ended");
-            each.handled.emplace_back(event.producer, event.index);
-            if (each.handled.size() % 16 == 0 && each.sub.ledger().queued < 17) near.count();
-          });
+      each.join<Event>(sim, bus, capacity, [&each, &near] {
+        if (each.handled.size() % 16 == 0 && each.sub.ledger().queued < 17) near.count();
+      });
     }
     const auto out = bus.publisher<Event>();
     const bool stops = sim.random(4) == 0;
@@ -247,19 +244,10 @@ void long_stretches(simulation& sim, coverage& near, coverage& stopped) {
         }
       });
     }
-    if (stops) {
-      sim.thread("closer", [&] {
-        for (std::uint64_t i = sim.random(8); i > 0; --i) sim.yield();
-        sim.require(members[0].sub.close(close_mode::stop_now) == close_status::closed, "a close did not close");
-        members[0].over = true;
-        if (!members[0].discarded.empty() && !members[0].handled.empty()) stopped.count();
-      });
-    }
-    sim.run_until_idle();
-    sim.require_all_done();
-    sim.require(penstock_test::nobody_looked(sim), "somebody had to look by himself: nobody had told him");
+    if (stops) sim.thread("closer", [&] { members[0].stop_within(sim, 8, stopped); });
+    run_to_the_end(sim);
     for (member& each : members) {
-      each.require_whole(sim, producers);
+      each.require_whole(sim);
       if (!stops || &each != &members[0])
         sim.require(each.handled.size() == published[0] + published[1], "an event lies there and its lane sleeps");
       require_balanced(sim, each.sub.ledger());

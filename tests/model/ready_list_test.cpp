@@ -91,36 +91,65 @@ class item final : public penstock::runnable {
   bool running_ = false;
 };
 
-struct workers {
-  workers(simulation& sim, ready_list& list, std::size_t count) {
+/// The threads of a pool, and what is posted to them.
+class workers {
+ public:
+  workers(simulation& sim, ready_list& list, std::size_t count) : sim_(sim), list_(list) {
     for (std::size_t i = 0; i < count; ++i) {
-      ready_list::sleeper& self = sleepers.emplace_back();
-      sim.thread("worker", [this, &sim, &list, &self] {
-        for (;;) {
-          const ready_list::ready found = list.next(self);
-          if (found.kind == ready_list::what::stopped) return;
-          if (found.kind == ready_list::what::lane) {
-            found.lane->run(1);
-            continue;
-          }
-          do {
-            ++posted;
-            sim.require(posted <= promised, "posted work was handed out that nobody posted");
-            if (long_ones > 0) {
-              --long_ones;
-              stays_at->wait();
-            }
-          } while (list.next_posted(self));
-        }
-      });
+      ready_list::sleeper& self = sleepers_.emplace_back();
+      sim.thread("worker", [this, &self] { work(self); });
     }
   }
-  std::deque<ready_list::sleeper> sleepers;
-  int posted = 0;
-  int promised = 0;
+  void post() { sim_.require(try_post(), "an open list refused posted work"); }
+  bool try_post() {
+    ++promised_;
+    return list_.push_posted();
+  }
+  /// Everything was run and every worker sleeps; then all end.
+  void end_at_rest() {
+    sim_.run_until_idle();
+    sim_.require(posted == promised_, "posted work was lost");
+    sim_.require(list_.size() == 0, "something is ready, and every worker sleeps");
+    sim_.require(list_.sleeping() == sleepers_.size(), "a worker is neither asleep nor at work");
+    list_.stop();
+    sim_.run_until_idle();
+    sim_.require_all_done();
+  }
+
+  int posted = 0;             ///< run so far
   std::size_t long_ones = 0;  ///< so many posted items stay at the gate
   std::optional<gate> stays_at;
+
+ private:
+  void work(ready_list::sleeper& self) {
+    for (;;) {
+      const ready_list::ready found = list_.next(self);
+      if (found.kind == ready_list::what::stopped) return;
+      if (found.kind == ready_list::what::lane) {
+        found.lane->run(1);
+        continue;
+      }
+      do {
+        ++posted;
+        sim_.require(posted <= promised_, "posted work was handed out that nobody posted");
+        if (long_ones > 0) {
+          --long_ones;
+          stays_at->wait();
+        }
+      } while (list_.next_posted(self));
+    }
+  }
+
+  simulation& sim_;
+  ready_list& list_;
+  std::deque<ready_list::sleeper> sleepers_;
+  int promised_ = 0;
 };
+
+/// Lets others go on first, by a few steps.
+void dawdle(simulation& sim) {
+  for (auto steps = sim.random(12); steps > 0; --steps) sim.yield();
+}
 
 }  // namespace
 
@@ -138,21 +167,12 @@ TEST_CASE("two workers run what two threads push, each once for each push, and s
       sim.thread("pusher", [&, pusher] {
         for (std::size_t i = 0; i < 2; ++i) {
           items[pusher * 2 + i].list();
-          if (sim.random(2) == 0) {
-            ++crew.promised;
-            sim.require(list.push_posted(), "an open list refused posted work");
-          }
+          if (sim.random(2) == 0) crew.post();
         }
       });
     }
-    sim.run_until_idle();
+    crew.end_at_rest();
     for (const item& each : items) sim.require(each.runs == each.listings, "a push was lost, or counted twice");
-    sim.require(crew.posted == crew.promised, "posted work was lost");
-    sim.require(list.size() == 0, "something is ready, and every worker sleeps");
-    sim.require(list.sleeping() == 2, "a worker is neither asleep nor at work");
-    list.stop();
-    sim.run_until_idle();
-    sim.require_all_done();
   });
 }
 
@@ -179,11 +199,8 @@ TEST_CASE("no ready lane stays behind a worker that is held by its handler while
     if (long_ones < 3)
       for (const item& each : items) sim.require(each.runs == 1, "a lane waits although a worker is free");
     held.open();
-    sim.run_until_idle();
+    crew.end_at_rest();
     for (const item& each : items) sim.require(each.runs == 1, "a lane was not run once");
-    list.stop();
-    sim.run_until_idle();
-    sim.require_all_done();
   });
 }
 
@@ -199,8 +216,7 @@ TEST_CASE("no posted item stays behind a worker that is held by another one whil
     for (std::size_t poster = 0; poster < 2; ++poster) {
       sim.thread("poster", [&, poster] {
         for (int i = 0; i < 3; ++i) {
-          ++crew.promised;
-          sim.require(list.push_posted(), "an open list refused posted work");
+          crew.post();
           if (poster == 0 && i == 1) lane.list();
         }
       });
@@ -212,13 +228,8 @@ TEST_CASE("no posted item stays behind a worker that is held by another one whil
       sim.require(lane.runs == 1, "a lane waits although a worker is free");
     }
     crew.stays_at->open();
-    sim.run_until_idle();
-    sim.require(crew.posted == 6, "posted work was lost");
+    crew.end_at_rest();
     sim.require(lane.runs == 1, "a lane was not run once");
-    sim.require(list.sleeping() == 3, "a worker is neither asleep nor at work");
-    list.stop();
-    sim.run_until_idle();
-    sim.require_all_done();
   });
 }
 
@@ -233,10 +244,8 @@ TEST_CASE("a stop against pushes ends every worker, and what is left is handed o
     for (std::size_t pusher = 0; pusher < 2; ++pusher) {
       sim.thread("pusher", [&, pusher] {
         for (std::size_t i = 0; i < 2; ++i) items[pusher * 2 + i].list();
-        for (int i = 0; i < 2; ++i) {
-          ++crew.promised;
-          if (!list.push_posted()) ++refused;
-        }
+        for (int i = 0; i < 2; ++i)
+          if (!crew.try_post()) ++refused;
       });
     }
     sim.thread("stopper", [&] { list.stop(); });
@@ -262,22 +271,14 @@ TEST_CASE("what is given to a worker as its look ends is run once, and every wor
     for (std::size_t pusher = 0; pusher < 2; ++pusher) {
       sim.thread("pusher", [&, pusher] {
         for (std::size_t i = 0; i < 3; ++i) {
-          for (auto steps = sim.random(12); steps > 0; --steps) sim.yield();
+          dawdle(sim);
           items[i * 2 + pusher].list();
-          if (sim.random(3) != 0) continue;
-          ++crew.promised;
-          sim.require(list.push_posted(), "an open list refused posted work");
+          if (sim.random(3) == 0) crew.post();
         }
       });
     }
-    sim.run_until_idle();
+    crew.end_at_rest();
     for (const item& each : items) sim.require(each.runs == 1, "what was pushed was not run once");
-    sim.require(crew.posted == crew.promised, "posted work was lost");
-    sim.require(list.size() == 0, "something is ready, and every worker sleeps");
-    sim.require(list.sleeping() == 2, "a worker is neither asleep nor at work");
-    list.stop();
-    sim.run_until_idle();
-    sim.require_all_done();
   });
 }
 
@@ -292,17 +293,13 @@ TEST_CASE("what a turn lists is run while that turn lasts, by a worker that look
     items[0].stays_at = held;
     workers crew(sim, list, 2);
     sim.thread("pusher", [&] {
-      for (auto steps = sim.random(12); steps > 0; --steps) sim.yield();
+      dawdle(sim);
       items[0].list();
     });
     sim.run_until_idle();
     sim.require(items[1].runs == 1, "what a turn listed waits for its end, although a worker is free");
     held.open();
-    sim.run_until_idle();
-    sim.require(list.sleeping() == 2, "a worker is neither asleep nor at work");
-    list.stop();
-    sim.run_until_idle();
-    sim.require_all_done();
+    crew.end_at_rest();
   });
 }
 
@@ -323,7 +320,7 @@ TEST_CASE("nothing that is given to a worker that looks overtakes what was liste
       }
     });
     sim.thread("pusher", [&] {
-      for (auto steps = sim.random(12); steps > 0; --steps) sim.yield();
+      dawdle(sim);
       items[0].list_within();
       items[1].list();
       items[2].list();

@@ -1,6 +1,7 @@
 // Background tasks against stops, closes, failures and the end of their pool, preempted at every atomic operation and lock.
 // Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "../support/deaths.hpp"
 #include "coverage.hpp"
 
 #include <penstock/exec/run.hpp>
@@ -32,6 +33,7 @@ using penstock::task_report;
 using penstock::task_status;
 using penstock::testing::explore;
 using penstock::testing::simulation;
+using penstock_test::witness;
 
 namespace {
 
@@ -44,20 +46,6 @@ task_registry& tasks_of(simulation& sim, int& failures) {
 void pause_a_little(simulation& sim) {
   for (auto pause = sim.random(4); pause > 0; --pause) sim.yield();
 }
-
-/// Part of a closure: counts its deaths.
-class witness {
- public:
-  explicit witness(int& deaths) : deaths_(&deaths) {}
-  witness(witness&& other) noexcept : deaths_(std::exchange(other.deaths_, nullptr)) {}
-  witness& operator=(witness&&) = delete;
-  ~witness() {
-    if (deaths_ != nullptr) ++*deaths_;
-  }
-
- private:
-  int* deaths_;
-};
 
 /// What one task did.
 struct body_log {

@@ -1,6 +1,7 @@
 // The real bus under ten thousand schedules a scenario: what is promised whatever runs first.
 // Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "schedules.hpp"
 
 #include <penstock/testing/simulation.hpp>
 
@@ -25,12 +26,11 @@ using penstock::overflow;
 using penstock::publish_result;
 using penstock::subscribe_options;
 using penstock::subscription;
-using penstock::testing::explore;
 using penstock::testing::simulation;
+using penstock_test::dawdle;
+using penstock_test::in_all_schedules;
 
 namespace {
-
-constexpr std::uint64_t seeds = 10'000;
 
 struct item {
   int producer = 0;
@@ -89,18 +89,6 @@ class account {
 /// somebody who could have gone on was not told, and looked again by its own timer.
 void require_no_missed_wake_up(simulation& sim) {
   sim.require(sim.elapsed() == 0s, "time had to pass before somebody who could go on did so");
-}
-
-/// Lets the others go first now and then, so that calls overlap.
-void dawdle(simulation& sim) {
-  while (sim.random(2) == 0) sim.yield();
-}
-
-template <class Scenario>
-void in_all_schedules(Scenario scenario) {
-  const auto done = explore(seeds, std::move(scenario));
-  CHECK(done.schedules > done.replays);
-  CHECK(done.replays > 0);
 }
 
 bool increasing(const std::vector<int>& numbers) {

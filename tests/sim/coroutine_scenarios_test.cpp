@@ -1,6 +1,7 @@
 // Coroutines on the bus under ten thousand schedules each: handlers that wait, cycles, failures, streams, leaving.
 // Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "schedules.hpp"
 
 #include <penstock/bus/dead_letter.hpp>
 #include <penstock/exec/run.hpp>
@@ -12,7 +13,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdlib>
 #include <initializer_list>
 #include <map>
 #include <optional>
@@ -38,12 +38,12 @@ using penstock::stream_options;
 using penstock::subscribe_options;
 using penstock::subscription;
 using penstock::task;
-using penstock::testing::explore;
 using penstock::testing::simulation;
+using penstock_test::all_seeds_ran;
+using penstock_test::dawdle;
+using penstock_test::in_all_schedules;
 
 namespace {
-
-constexpr std::uint64_t seeds = 10'000;
 
 struct item {
   int producer = 0;
@@ -64,20 +64,6 @@ template <int Place>
 struct token {
   int hops = 0;
 };
-
-template <class Scenario>
-void in_all_schedules(Scenario scenario) {
-  const auto done = explore(seeds, std::move(scenario));
-  CHECK(done.schedules > 0);
-}
-
-/// Whether a case ran all its seeds, so that it may ask how often it met what it is about.
-bool all_seeds_ran() { return std::getenv("PENSTOCK_SEED") == nullptr && std::getenv("PENSTOCK_SEEDS") == nullptr; }
-
-/// Lets the others go first now and then, so that calls overlap.
-void dawdle(simulation& sim) {
-  while (sim.random(2) == 0) sim.yield();
-}
 
 /// Some steps of the others, so that what follows comes at any instant.
 void let_go_on(simulation& sim, std::uint64_t most) {

@@ -1,6 +1,7 @@
 // The end of a runtime under ten thousand schedules each: in its time, every ledger balanced, every unfinished one named.
 // Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "schedules.hpp"
 
 #include <penstock/exec/sleep.hpp>
 #include <penstock/exec/task.hpp>
@@ -34,12 +35,12 @@ using penstock::subscription;
 using penstock::task;
 using penstock::task_handle;
 using penstock::task_status;
-using penstock::testing::explore;
 using penstock::testing::simulation;
+using penstock_test::dawdle;
+using penstock_test::in_all_schedules;
 
 namespace {
 
-constexpr std::uint64_t seeds = 10'000;
 /// Workers that are in no call have this to end, when the budget is spent or the end is forced.
 constexpr std::chrono::milliseconds moment{20};
 
@@ -50,15 +51,6 @@ struct cut {
   int number = 0;
 };
 
-template <class Scenario>
-void in_all_schedules(Scenario scenario) {
-  const auto done = explore(seeds, std::move(scenario));
-  CHECK(done.schedules > 0);
-}
-
-void dawdle(simulation& sim) {
-  while (sim.random(2) == 0) sim.yield();
-}
 void let_go_on(simulation& sim, std::uint64_t most) {
   for (auto steps = sim.random(most); steps != 0 && sim.step(); --steps) {
   }

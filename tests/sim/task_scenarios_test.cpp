@@ -1,6 +1,8 @@
 // Background tasks under ten thousand schedules each: stops, ends, closes, restarts, periods, the order of a shutdown.
 // Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "../support/deaths.hpp"
+#include "schedules.hpp"
 
 #include <penstock/exec/run.hpp>
 #include <penstock/exec/sleep.hpp>
@@ -9,7 +11,6 @@
 #include <penstock/testing/simulation.hpp>
 
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -35,25 +36,13 @@ using penstock::task_info;
 using penstock::task_registry;
 using penstock::task_report;
 using penstock::task_status;
-using penstock::testing::explore;
 using penstock::testing::simulation;
+using penstock_test::all_seeds_ran;
+using penstock_test::dawdle;
+using penstock_test::in_all_schedules;
+using penstock_test::witness;
 
 namespace {
-
-constexpr std::uint64_t seeds = 10'000;
-
-template <class Scenario>
-void in_all_schedules(Scenario scenario) {
-  const auto done = explore(seeds, std::move(scenario));
-  CHECK(done.schedules > 0);
-}
-
-/// Whether a case ran all its seeds, so that it may ask how often it met what it is about.
-bool all_seeds_ran() { return std::getenv("PENSTOCK_SEED") == nullptr && std::getenv("PENSTOCK_SEEDS") == nullptr; }
-
-void dawdle(simulation& sim) {
-  while (sim.random(2) == 0) sim.yield();
-}
 
 std::chrono::milliseconds some_ms(simulation& sim, std::uint64_t most) {
   return std::chrono::milliseconds(static_cast<std::chrono::milliseconds::rep>(sim.random(most + 1)));
@@ -72,20 +61,6 @@ void require_account(simulation& sim, const task_counts& counts, std::uint64_t s
   sim.require(counts.running == 0, "not at rest: " + to_string(counts));
   sim.require(counts.spawned == spawned, "another number was spawned: " + to_string(counts));
 }
-
-/// Sets a flag when it dies: part of a task's closure or of its frame.
-class witness {
- public:
-  explicit witness(int& deaths) : deaths_(&deaths) {}
-  witness(witness&& other) noexcept : deaths_(std::exchange(other.deaths_, nullptr)) {}
-  witness& operator=(witness&&) = delete;
-  ~witness() {
-    if (deaths_ != nullptr) ++*deaths_;
-  }
-
- private:
-  int* deaths_;
-};
 
 /// What one task did, for the test's own account.
 struct body_log {

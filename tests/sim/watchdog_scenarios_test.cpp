@@ -1,6 +1,7 @@
 // The watchdog in virtual time: what it says does not depend on the order in which things run.
 // Floor 9, room tests.
 #include "../support/catch.hpp"
+#include "schedules.hpp"
 
 #include <penstock/penstock.hpp>
 #include <penstock/testing/simulation.hpp>
@@ -19,11 +20,10 @@ using penstock::watchdog_report;
 using penstock::worker_pool_options;
 using penstock::testing::explore;
 using penstock::testing::simulation;
+using penstock_test::seeds;
 using what = penstock::watchdog_report::what;
 
 namespace {
-
-constexpr std::uint64_t seeds = 10'000;
 
 struct order {
   int number = 0;

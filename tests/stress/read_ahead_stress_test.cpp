@@ -2,13 +2,13 @@
 // order, with its own time. Floor 9, room tests.
 #include "../support/catch.hpp"
 #include "../support/gate.hpp"
+#include "scale.hpp"
 
 #include <penstock/penstock.hpp>
 
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <deque>
 #include <memory>
 #include <random>
@@ -210,8 +210,7 @@ void run(std::uint32_t producers, std::size_t members, std::uint64_t seed, std::
 template <class Event>
 void run_all() {
   const time_limit limit(sanitized ? 300 : 120);
-  const char* given = std::getenv("PENSTOCK_TEST_SEED");
-  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device()();
+  const std::uint64_t seed = seed_of_run();
   INFO("seed " << seed << ": PENSTOCK_TEST_SEED");
   std::uint64_t ended_early = 0;
   for (const std::uint32_t producers : {1U, 4U})
