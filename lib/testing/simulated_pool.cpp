@@ -51,6 +51,17 @@ pool_snapshot simulated_pool::snapshot() const {
   return seen;
 }
 bool simulated_pool::may_wait() const noexcept { return options_.get().may_wait; }
+
+// As a pool of threads, or as an executor that knows nothing. In a model build the moment passes where the lane spins.
+scheduler::when_empty simulated_pool::after_work() const noexcept {
+  if (!core_.looks_again()) return when_empty::rest;
+  if (overflow != nullptr || core_.ready_in(*this) > 0) return when_empty::yield;
+#if !defined(PENSTOCK_MODEL)
+  core_.pause_here();
+#endif
+  return when_empty::look_again;
+}
+
 unsigned simulated_pool::budget() const noexcept { return options_.get().budget; }
 
 void simulated_pool::watch(std::shared_ptr<penstock::detail::worker_bell> bell) noexcept {

@@ -18,7 +18,8 @@ simulation_core::simulation_core(const simulation_options& options, scenario_hos
       choices_(mix_bits(options.seed_ + 1)),
       scenario_choices_(mix_bits(~options.seed_)),
       jitter_(mix_bits(options.seed_ ^ 0x6a69747465720000)),
-      step_limit_(options.step_limit_) {
+      step_limit_(options.step_limit_),
+      looks_again_((mix_bits(options.seed_ ^ 0x6c6f6f6b73000000) & 1) != 0) {
   thread_slot& slot = this_thread_slot();
   if (slot.simulated_by != nullptr)
     throw std::logic_error("a simulation exists on this thread already: end it before making another one");
@@ -662,6 +663,17 @@ void simulation_core::preempt_here() noexcept {
   make_ready(self);
   excluded_ = self.entity + 1;
   switch_away(self);
+}
+
+// Where nobody else is ready nothing can come: time stands still meanwhile.
+void simulation_core::pause_here() noexcept {
+  if (looks_again_ && !ready_.empty() && !ending_ && !ended_ && !failed_) {
+    thread_state& self = *current_;
+    record(trace_kind::pauses, self.entity);
+    make_ready(self);
+    switch_away(self);
+  }
+  paused_at_ = atomic_steps_;
 }
 
 void simulation_core::stop_spinning() noexcept {

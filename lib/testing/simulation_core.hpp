@@ -56,6 +56,7 @@ class simulated_pool final : public worker_pool, public penstock::detail::watche
   unsigned threads() const noexcept override;
   pool_snapshot snapshot() const override;
   bool may_wait() const noexcept override;
+  when_empty after_work() const noexcept override;
   penstock::detail::watched_pool* watched() noexcept override { return this; }
 
   // watched_pool
@@ -132,6 +133,9 @@ class simulation_core final : public agent,
     if (ready_.empty() || ++contended_steps_ < next_point_) return;
     preempt_here();
   }
+  void pause() noexcept override {
+    if (atomic_steps_ != paused_at_) pause_here();
+  }
   void wait(const void* address, steady_time deadline) override {
     wait_here(address, deadline, false, "inside the library");
   }
@@ -156,6 +160,10 @@ class simulation_core final : public agent,
   errc post(simulated_pool& pool, unique_function<void()> work);
   unsigned stop_pool(simulated_pool& pool, steady_time deadline) noexcept;
   std::size_t ready_in(const simulated_pool& pool) const noexcept;
+  /// Whether its pools have lanes look again before they rest, as pools of threads do. Half of the seeds.
+  bool looks_again() const noexcept { return looks_again_; }
+  /// A moment passes: others may go first.
+  void pause_here() noexcept;
   void working_in(const simulated_pool& pool, std::vector<penstock::detail::working_look>& seen) const;
   /// What is ready, and what is queued.
   void count(const simulated_pool& pool, pool_snapshot& seen) const noexcept;
@@ -314,6 +322,7 @@ class simulation_core final : public agent,
   std::uint64_t since_progress_ = 0;
   unsigned excesses_ = 0;
   bool spurious_wakeups_ = false;
+  const bool looks_again_;
 
   static constexpr std::uint64_t never = static_cast<std::uint64_t>(-1);
   static constexpr std::uint64_t long_spin = 100'000;
@@ -323,6 +332,7 @@ class simulation_core final : public agent,
   std::uint64_t contended_steps_ = 0;             ///< preemption points passed while somebody else was ready
   std::uint64_t next_point_ = never;              ///< the next of them at which to switch
   std::vector<std::uint64_t> preemption_points_;  ///< the later ones, descending
+  std::uint64_t paused_at_ = never;               ///< pauses with no preemption point between them are one
 
   trace_ring trace_;
   std::vector<std::string> notes_;

@@ -129,6 +129,9 @@ std::string simulation_core::trace() const {
       case trace_kind::preempted:
         text += name_of(line.entity) + " is preempted inside the library";
         break;
+      case trace_kind::pauses:
+        text += name_of(line.entity) + " lets a moment pass";
+        break;
       case trace_kind::thread_ends:
         text += name_of(line.entity) + " ends";
         break;

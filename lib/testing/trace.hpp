@@ -21,6 +21,7 @@ enum class trace_kind : unsigned char {
   wakes,
   spurious,
   preempted,
+  pauses,
   thread_ends,
   time_jumps,
   note,

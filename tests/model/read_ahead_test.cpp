@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -22,6 +23,7 @@ using penstock::errc;
 using penstock::publish_result;
 using penstock::runtime_options;
 using penstock::subscribe_options;
+using penstock::worker_pool;
 using penstock::worker_pool_options;
 using penstock::testing::explore;
 using penstock::testing::explore_options;
@@ -257,6 +259,156 @@ void long_stretches(simulation& sim, coverage& near, coverage& stopped) {
   sim.require(events.live == 0, "a payload was not released");
 }
 
+template <int Lane>
+struct of_lane {
+  std::uint32_t index;
+};
+
+std::shared_ptr<worker_pool> default_pool(simulation& sim) {
+  return std::static_pointer_cast<worker_pool>(sim.runtime().pool("default"));
+}
+
+// Without preemptions, and with handlers that switch nowhere: who sees a worker busy sees a lane that lets a moment pass.
+void looks_of_one_worker(simulation& sim, coverage& looked, coverage& fell_back, coverage& came) {
+  const auto bus = sim.runtime(runtime_options().pool("default", worker_pool_options().threads(1))).bus();
+  const auto pool = default_pool(sim);
+  constexpr std::size_t capacity = 100;
+  std::uint32_t published[2] = {};
+  std::uint32_t handled[2] = {};
+  const auto take = [&](int lane, std::uint32_t index) {
+    sim.require(index == handled[lane]++, "an event was lost, came twice, or was overtaken");
+  };
+  auto first = bus.subscribe<of_lane<0>>("first", subscribe_options().capacity(capacity),
+                                         [&](const of_lane<0>& event) { take(0, event.index); });
+  auto second = bus.subscribe<of_lane<1>>("second", subscribe_options().capacity(capacity),
+                                          [&](const of_lane<1>& event) { take(1, event.index); });
+  const auto to_first = bus.publisher<of_lane<0>>();
+  const auto to_second = bus.publisher<of_lane<1>>();
+  const auto publish = [&](const auto& out, auto event, int lane) {
+    std::vector<decltype(event)> made;
+    for (std::size_t left = 1 + sim.random(30); left > 0; --left) {
+      event.index = published[lane] + static_cast<std::uint32_t>(made.size());
+      made.push_back(event);
+    }
+    published[lane] += static_cast<std::uint32_t>(out.try_publish_many(std::span(std::as_const(made))).accepted());
+  };
+  sim.thread("publisher", [&] {
+    std::uint64_t before = sim.steps();
+    for (int i = 0; i < 24; ++i) {
+      const penstock::pool_snapshot seen = pool->snapshot();
+      if (seen.busy > 0) {
+        // Within one step nobody else ran: this look was seen before.
+        sim.require(seen.ready == 0 || sim.steps() == before + 1,
+                    "a lane waits for more events while another waits for its worker");
+        looked.count();
+        if (seen.ready == 0 && (handled[0] < published[0] || handled[1] < published[1])) fell_back.count();
+      }
+      const std::uint64_t which = sim.random(5);
+      if (which == 0 || which == 1) publish(to_first, of_lane<0>{}, 0);
+      if (which == 0 || which == 2) publish(to_second, of_lane<1>{}, 1);
+      if (seen.busy > 0 && seen.ready == 0 && pool->snapshot().ready > 0) came.count();
+      before = sim.steps();
+      sim.yield();
+    }
+  });
+  sim.run_until_idle();
+  sim.require_all_done();
+  for (int lane = 0; lane < 2; ++lane)
+    sim.require(handled[lane] == published[lane], "an event lies there and its lane sleeps");
+}
+
+/// How often something came while a lane let a moment pass. Not counted with preemptions, when nobody can tell.
+struct looks_met {
+  coverage lingered{"events that came while a lane lingered", 500};
+  coverage fell_back{"events that came while a lane let some come", 200};
+  coverage stopped{"stops in a look", 100};
+  coverage drained{"drains that began in a look", 100};
+};
+
+template <class Event>
+void comes_in_a_look(simulation& sim, looks_met* met) {
+  litter events;
+  {
+    const std::size_t capacity = 34 + sim.random(100);
+    const auto threads = static_cast<unsigned>(1 + sim.random(2));
+    const auto bus = sim.runtime(runtime_options().pool("default", worker_pool_options().threads(threads))).bus();
+    const auto pool = default_pool(sim);
+    struct member : fates {
+      penstock::subscription sub;
+      int calls = 0;
+    };
+    std::deque<member> members(1 + sim.random(2));
+    int calls = 0;
+    const bool switches = sim.random(2) == 0;
+    for (member& each : members) {
+      each.sub = bus.subscribe<Event>(
+          "member",
+          subscribe_options().capacity(capacity).on_undelivered<Event>(
+              [&](const Event& event, const penstock::undelivered&) { each.discard(sim, event); }),
+          [&](const Event& event) {
+            const penstock_test::inside_call here(each.calls);
+            const penstock_test::inside_call there(calls);
+            sim.require(each.calls == 1, "a lane is in two places");
+            sim.require(!each.over, "a call began after its subscription had ended");
+            each.handled.emplace_back(event.producer, event.index);
+            if (switches && sim.random(8) == 0) sim.yield();
+          });
+    }
+    const auto out = bus.publisher<Event>();
+    const auto look_met = [&](std::uint64_t patience) {
+      const auto looking = [&] { return pool->snapshot().busy > static_cast<unsigned>(calls); };
+      while (patience-- > 0 && !looking()) sim.yield();
+      return looking();
+    };
+    const bool closes = sim.random(2) == 0;
+    const close_mode mode = sim.random(2) == 0 ? close_mode::stop_now : close_mode::drain;
+    constexpr std::uint32_t producers = 2;
+    std::uint32_t published[producers] = {};
+    for (std::uint32_t producer = 0; producer < producers; ++producer) {
+      sim.thread("publisher", [&, producer] {
+        for (int i = 0; i < 4; ++i) {
+          const std::size_t size = sim.random(2) == 0 ? 1 + sim.random(3) : 10 + sim.random(30);
+          const auto made = span_of<Event>(events, producer, published[producer], size);
+          const bool hit = look_met(sim.random(8));
+          if (hit && met != nullptr) {
+            const bool all = members[0].handled.size() == published[0] + published[1];
+            (all ? met->lingered : met->fell_back).count();
+          }
+          published[producer] += static_cast<std::uint32_t>(size);
+          const publish_result result = out.publish_many(std::span<const Event>(made));
+          sim.require(result.rejected() == 0 || (closes && result.error() == errc::closed), "an open one refused");
+        }
+      });
+    }
+    if (closes) {
+      sim.thread("closer", [&] {
+        const bool hit = look_met(sim.random(24));
+        if (hit && met != nullptr) (mode == close_mode::drain ? met->drained : met->stopped).count();
+        sim.require(members[0].sub.close(mode) == close_status::closed, "a close did not close");
+        members[0].over = true;
+      });
+    }
+    sim.run_until_idle();
+    sim.require_all_done();
+    sim.require(penstock_test::nobody_looked(sim), "somebody had to look by himself: nobody had told him");
+    for (member& each : members) {
+      each.require_whole(sim, producers);
+      const penstock::ledger counted = each.sub.ledger();
+      require_balanced(sim, counted);
+      sim.require(counted.quiescent() && counted.handled == each.handled.size() &&
+                      counted.discarded == each.discarded.size() &&
+                      counted.accepted == each.handled.size() + each.discarded.size(),
+                  "the ledger is off: " + penstock::to_string(counted));
+      if (!closes || &each != &members[0])
+        sim.require(each.handled.size() == published[0] + published[1], "an event lies there and its lane sleeps");
+      else
+        sim.require(mode == close_mode::stop_now || each.discarded.empty(), "a drain left an event");
+      sim.require(each.sub.close() == close_status::closed, "a close at rest did not close");
+    }
+  }
+  sim.require(events.live == 0, "a payload was not released");
+}
+
 }  // namespace
 
 TEST_CASE("a seat is free when its call begins, not when its event is copied, and a stop has what was only copied") {
@@ -285,4 +437,23 @@ TEST_CASE("a lane that has long had no gap and lets events come loses no wake-up
   explore(seeds(3'000), [&](simulation& sim) { long_stretches<tracked>(sim, near, stopped); });
   near.check();
   stopped.check();
+}
+
+TEST_CASE("a lane waits for no more events while another lane of its pool has work") {
+  coverage looked("looks", 5'000);
+  coverage fell_back("lanes that let events come", 500);
+  coverage came("lanes that became ready in a look", 500);
+  explore(seeds(10'000, 0), [&](simulation& sim) { looks_of_one_worker(sim, looked, fell_back, came); });
+  looked.check();
+  fell_back.check();
+  came.check();
+}
+
+TEST_CASE("events and a close that come while a lane waits for more are met, each once and in order") {
+  looks_met met;
+  explore(seeds(3'000, 0), [&](simulation& sim) { comes_in_a_look<small>(sim, &met); });
+  explore(seeds(3'000, 0), [&](simulation& sim) { comes_in_a_look<tracked>(sim, &met); });
+  explore(seeds(5'000), [&](simulation& sim) { comes_in_a_look<small>(sim, nullptr); });
+  explore(seeds(5'000), [&](simulation& sim) { comes_in_a_look<tracked>(sim, nullptr); });
+  for (const coverage* each : {&met.lingered, &met.fell_back, &met.stopped, &met.drained}) each->check();
 }

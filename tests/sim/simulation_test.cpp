@@ -734,6 +734,51 @@ TEST_CASE("a trace shows notes, waits, wakes, lanes, posted work and jumps of ti
   sim.finish();
 }
 
+TEST_CASE("in half of the seeds a lane that has nothing left lets a moment pass and looks again before it rests") {
+  const auto times = [](const std::string& text, const std::string& part) {
+    int found = 0;
+    for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
+    return found;
+  };
+  int looked = 0;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    simulation sim(simulation_options().seed(seed).strategy(strategy::fifo));
+    auto& runtime =
+        sim.runtime(penstock::runtime_options().pool("default", penstock::worker_pool_options().threads(1)));
+    int handled = 0;
+    auto sub = runtime.bus().subscribe<int>("sub", [&](const int&) { ++handled; });
+    auto other = runtime.bus().subscribe<long>("other", [&](const long&) { ++handled; });
+    sim.thread("publisher", [&] {
+      for (int i = 0; i < 2; ++i) {
+        runtime.bus().publish(i);
+        sim.yield();
+      }
+    });
+    sim.run_until_idle();
+    CHECK(handled == 2);
+    const bool looks = times(sim.trace(), "lane 0 of pool 'default' lets a moment pass") > 0;
+    // What comes in the look is met in the same turn, and wakes nobody.
+    CHECK(times(sim.trace(), "a worker begins lane 0") == (looks ? 1 : 2));
+    looked += looks ? 1 : 0;
+    // Where another lane waits for the worker nobody looks.
+    sim.thread("publisher of both", [&] {
+      runtime.bus().publish(2);
+      runtime.bus().publish(3L);
+      sim.note("both are ready");
+      for (int i = 0; i < 4; ++i) sim.yield();
+    });
+    sim.run_until_idle();
+    CHECK(handled == 4);
+    const std::string trace = sim.trace();
+    const std::string both = trace.substr(trace.find("both are ready"));
+    CHECK(both.substr(0, both.find("begins lane 1")).find("lets a moment pass") == std::string::npos);
+    CHECK(times(both, "a worker begins lane 0") == (looks ? 2 : 1));
+    sim.finish();
+  }
+  CHECK(looked > 70);
+  CHECK(looked < 130);
+}
+
 TEST_CASE("the words for the strategies are those of the source") {
   std::string words;
   for (int each = 0; each < 5; ++each) words += std::string(to_string(static_cast<strategy>(each))) + " ";

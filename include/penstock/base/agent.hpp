@@ -16,6 +16,9 @@ class PENSTOCK_API agent {
   /// Called before each atomic operation and each lock in a library built with PENSTOCK_MODEL: a place to switch.
   virtual void preempt() = 0;
 
+  /// Called in such a library where it passes a moment before it looks again, without waiting: a place to switch.
+  virtual void pause() = 0;
+
   /// Suspends the running simulated thread until `wake_all(address)` or `wake_one(address)` picks it, or the deadline
   /// passes in virtual time. May return early. The caller has just checked its condition; no other simulated thread ran
   /// in between.

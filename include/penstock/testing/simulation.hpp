@@ -113,6 +113,10 @@ class PENSTOCK_API simulated_thread {
 ///
 /// Time stands still while anything is ready and then jumps to the next timer or deadline.
 ///
+/// In half of the seeds its pools are as pools of threads: a lane that has handled what there was lets a moment pass,
+/// in which others may run, and looks again before it rests; or it makes room for another lane that waits for its
+/// worker. In the others it rests at once, as on an executor of the program's own.
+///
 /// Threads: bound to the thread that made it; one at a time per thread.
 /// The end: a simulated thread that waits at a gate or sleeps is unwound by `simulation_ended`; one that waits inside
 /// the library and that nothing wakes is never resumed, what stands on its stack is not destroyed, and leak checkers
