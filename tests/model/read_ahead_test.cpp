@@ -333,14 +333,13 @@ void comes_in_a_look(simulation& sim, looks_met* met) {
     const auto threads = static_cast<unsigned>(1 + sim.random(2));
     const auto bus = sim.runtime(runtime_options().pool("default", worker_pool_options().threads(threads))).bus();
     const auto pool = default_pool(sim);
-    struct member : fates {
-      penstock::subscription sub;
+    struct counted_member : member {
       int calls = 0;
     };
-    std::deque<member> members(1 + sim.random(2));
+    std::deque<counted_member> members(1 + sim.random(2));
     int calls = 0;
     const bool switches = sim.random(2) == 0;
-    for (member& each : members) {
+    for (counted_member& each : members) {
       each.sub = bus.subscribe<Event>(
           "member",
           subscribe_options().capacity(capacity).on_undelivered<Event>(
@@ -392,7 +391,7 @@ void comes_in_a_look(simulation& sim, looks_met* met) {
     sim.require_all_done();
     sim.require(penstock_test::nobody_looked(sim), "somebody had to look by himself: nobody had told him");
     for (member& each : members) {
-      each.require_whole(sim, producers);
+      each.require_whole(sim);
       const penstock::ledger counted = each.sub.ledger();
       require_balanced(sim, counted);
       sim.require(counted.quiescent() && counted.handled == each.handled.size() &&
