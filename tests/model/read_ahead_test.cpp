@@ -92,6 +92,15 @@ struct member : fates {
           then();
         });
   }
+  /// At rest: its fates are whole, and what its ledger says.
+  void require_accounted(simulation& sim) const {
+    require_whole(sim);
+    const penstock::ledger counted = sub.ledger();
+    require_balanced(sim, counted);
+    sim.require(counted.quiescent() && counted.handled == handled.size() && counted.discarded == discarded.size() &&
+                    counted.accepted == handled.size() + discarded.size(),
+                "the ledger is off: " + penstock::to_string(counted));
+  }
   /// Stops it when the others have had up to so many turns.
   void stop_within(simulation& sim, std::uint64_t turns, coverage& left_events) {
     for (std::uint64_t i = sim.random(turns); i > 0; --i) sim.yield();
@@ -204,13 +213,7 @@ void turns_end_with_copies(simulation& sim, coverage& longer, coverage& stopped)
     if (stops) sim.thread("closer", [&] { members[0].stop_within(sim, 12, stopped); });
     run_to_the_end(sim);
     for (member& each : members) {
-      each.require_whole(sim);
-      const penstock::ledger counted = each.sub.ledger();
-      require_balanced(sim, counted);
-      sim.require(counted.quiescent() && counted.handled == each.handled.size() &&
-                      counted.discarded == each.discarded.size() &&
-                      counted.accepted == each.handled.size() + each.discarded.size(),
-                  "the ledger is off: " + penstock::to_string(counted));
+      each.require_accounted(sim);
       sim.require(each.sub.close() == close_status::closed, "a close at rest did not close");
     }
   }
@@ -249,10 +252,9 @@ void long_stretches(simulation& sim, coverage& near, coverage& stopped) {
     if (stops) sim.thread("closer", [&] { members[0].stop_within(sim, 8, stopped); });
     run_to_the_end(sim);
     for (member& each : members) {
-      each.require_whole(sim);
+      each.require_accounted(sim);
       if (!stops || &each != &members[0])
         sim.require(each.handled.size() == published[0] + published[1], "an event lies there and its lane sleeps");
-      require_balanced(sim, each.sub.ledger());
       sim.require(each.sub.close() == close_status::closed, "a close at rest did not close");
     }
   }
@@ -391,13 +393,7 @@ void comes_in_a_look(simulation& sim, looks_met* met) {
     sim.require_all_done();
     sim.require(penstock_test::nobody_looked(sim), "somebody had to look by himself: nobody had told him");
     for (member& each : members) {
-      each.require_whole(sim);
-      const penstock::ledger counted = each.sub.ledger();
-      require_balanced(sim, counted);
-      sim.require(counted.quiescent() && counted.handled == each.handled.size() &&
-                      counted.discarded == each.discarded.size() &&
-                      counted.accepted == each.handled.size() + each.discarded.size(),
-                  "the ledger is off: " + penstock::to_string(counted));
+      each.require_accounted(sim);
       if (!closes || &each != &members[0])
         sim.require(each.handled.size() == published[0] + published[1], "an event lies there and its lane sleeps");
       else
